@@ -1,0 +1,205 @@
+"""The nouns: a Job, and the Events its log is made of.
+
+A log's items are JSON objects, numbered from 1:
+
+    {"c": choice, "t": text, "i": [token ids]}        Delta
+    {"c": choice, "t": "", "i": [...], "f": reason}   the Delta that ends a choice; its text stands in the item before
+    {"done": {"usage": {...}}}                        Done, the last item
+    {"failed": {"status", "type", "code", "message", "param"}}   Failed, the last item
+
+An item with empty text carries ids whose text is held back: needed to resume, no frame on the wire.
+"""
+
+import json
+import re
+import secrets
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+from pydantic import TypeAdapter
+
+from common.errors import ApiError
+
+Class = Literal["interactive", "normal", "batch"]
+CLASSES: tuple[Class, ...] = ("interactive", "normal", "batch")
+Finish = Literal["stop", "length", "tool_calls"]
+OnDisconnect = Literal["cancel", "finish"]
+Kind = Literal["chat", "completion"]
+
+_PATTERN = re.compile(r"[0-9a-f]{34}")
+
+
+def new_id(partition: int = 0) -> str:
+    """128 random bits and the partition, all hexadecimal; a prefix makes it public."""
+    return f"{secrets.token_hex(16)}{partition:02x}"
+
+
+def strip_prefix(public_id: str, prefixes: tuple[str, ...] = ("chatcmpl-", "cmpl-", "job_")) -> str | None:
+    """The bare job id in ``public_id``; None when it is not one of ours."""
+    for prefix in prefixes:
+        bare = public_id.removeprefix(prefix)
+        if bare != public_id and _PATTERN.fullmatch(bare):
+            return bare
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are drawn; temperature 0 is greedy, top_k 0 and min_p 0 are off."""
+
+    max_tokens: int
+    temperature: float = 0.3
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What the answer must look like: nothing a worker needs, all a renderer needs."""
+
+    kind: Kind
+    stream: bool = False
+    include_usage: bool = False
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker must do, and how its answer is told; no HTTP in it."""
+
+    id: str  # <32 hex><2 hex partition>
+    model: str
+    prompts: tuple[tuple[int, ...], ...]  # token ids; choice = prompt * n + k
+    sampling: Sampling
+    reply: Reply
+    owner: str  # 128-bit hash: who may read it
+    share: str  # 128-bit hash: whose turn it is
+    seed: int  # 63 bits, never 0
+    created: int  # Unix seconds
+    cls: Class = "interactive"
+    priority: bool = False  # to the head of its owner's list
+    n: int = 1
+    keep_s: int = 3600  # how long record and log outlive the end
+    end_s: int = 3600  # the latest end, counted from SUBMIT
+    max_wait_s: float | None = None  # refused when it cannot start before
+    max_time_s: float | None = None  # generation ends with "length" after it
+    on_disconnect: OnDisconnect = "cancel"
+    grace_s: float = 0.5
+
+    @property
+    def choices(self) -> int:
+        """How many sequences it is."""
+        return len(self.prompts) * self.n
+
+    @property
+    def prompt_tokens(self) -> int:
+        """All prompts together."""
+        return sum(map(len, self.prompts))
+
+    @cached_property
+    def cost(self) -> int:
+        """The most tokens it can use: what CLAIM charges."""
+        return self.prompt_tokens + self.choices * self.sampling.max_tokens
+
+    def encode(self) -> str:
+        """As the ledger keeps it."""
+        return _JOB.dump_json(self).decode()
+
+    @classmethod
+    def decode(cls, raw: str | bytes) -> "Job":
+        """As the ledger kept it."""
+        return _JOB.validate_json(raw)
+
+
+_JOB = TypeAdapter(Job)
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Counted tokens: prompts once each, and every generated token."""
+
+    prompt_tokens: int
+    completion_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """New text of one choice and the token ids behind it; ``finish`` ends the choice."""
+
+    text: str
+    tokens: tuple[int, ...]
+    choice: int = 0
+    finish: Finish | None = None
+
+    def encode(self) -> str:
+        """One item."""
+        text = json.dumps(self.text, ensure_ascii=False)
+        ids = ",".join(map(str, self.tokens))
+        finish = f',"f":"{self.finish}"' if self.finish else ""
+        return f'{{"c":{self.choice},"t":{text},"i":[{ids}]{finish}}}'
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The job's good end."""
+
+    usage: Usage
+
+    def encode(self) -> str:
+        """The last item."""
+        return json.dumps({"done": {"usage": asdict(self.usage)}}, separators=(",", ":"))
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The job's other end, as the caller will read it."""
+
+    status: int
+    type: str
+    code: str | None
+    message: str
+    param: str | None = None
+
+    @classmethod
+    def of(cls, error: ApiError) -> "Failed":
+        """An error, as a log keeps it."""
+        return cls(error.status, error.type, error.actual_code, error.message, error.param)
+
+    def encode(self) -> str:
+        """The last item."""
+        failed = {
+            "status": self.status,
+            "type": self.type,
+            "code": self.code,
+            "message": self.message,
+            "param": self.param,
+        }
+        return json.dumps({"failed": failed}, separators=(",", ":"), ensure_ascii=False)
+
+    def body(self) -> dict[str, Any]:
+        """OpenAI's shape of an error."""
+        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+
+
+Event = Delta | Done | Failed
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An event with its number in the log (from 1)."""
+
+    seq: int
+    event: Event
+
+
+def decode_event(item: str | bytes) -> Event:
+    """An item of the log."""
+    raw = json.loads(item)
+    if "done" in raw:
+        return Done(Usage(**raw["done"]["usage"]))
+    if "failed" in raw:
+        return Failed(**raw["failed"])
+    return Delta(raw["t"], tuple(raw["i"]), raw["c"], raw.get("f"))

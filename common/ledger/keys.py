@@ -1,0 +1,78 @@
+"""The map of Redis: every key begins with its partition's tag, ``{q00}`` for the first.
+
+No key holds client text: owners and shares are 128-bit hashes. ``p`` stands for the tag and a colon.
+
+p j:<jid>                hash   a job: body, owner, share, model, cls, state, epoch, worker, …
+p t:<jid>                list   its log; the last item is Done or Failed
+p b:<jid>:<n>            string large bodies
+                         (these three expire together, ``keep_s`` after the job's end)
+p u:<model>:<cls>        zset   share -> score, of those with waiting jobs
+p l:<model>:<cls>:<share> list  waiting job ids; resumed and priority ones at the head
+p sc:<model>             zset   share -> score, of all lately served: the truth
+p st:<model>             hash   ready:<cls> waiting jobs, vt virtual time, jobs and tokens done
+p ct:<model>             hash   the workers' counters
+p models                 set    models that ever had a job
+p workers                zset   wid -> last beat (Redis TIME)
+p wi:<wid>               hash   what the worker says of itself
+p w:<wid>                set    its jobs
+p c:<wid>                set    those of them that are to end
+p cr:<wid>               hash   its last CLAIM: request number, job, epoch
+p fes                    zset   front end -> last beat
+p fw:<fid>               set    the jobs it watches
+p un                     zset   'cancel' jobs without a watcher -> since when
+p dl                     zset   open jobs -> when to look at their deadline
+p m:<model>              hash   card, tokenizer files (first partition only)
+p lease:<name>           string who does the periodic work (first partition only)
+
+Channels: ``fe:<fid>``, one per front end.
+"""
+
+
+def tag(partition: int) -> str:
+    """The hash tag that keeps a partition's keys together."""
+    return f"{{q{partition:02x}}}"
+
+
+def job(p: str, job_id: str) -> str:
+    """A job."""
+    return f"{p}:j:{job_id}"
+
+
+def log(p: str, job_id: str) -> str:
+    """Everything it has said."""
+    return f"{p}:t:{job_id}"
+
+
+def workers(p: str) -> str:
+    """Who beats."""
+    return f"{p}:workers"
+
+
+def worker(p: str, wid: str) -> str:
+    """What a worker says of itself."""
+    return f"{p}:wi:{wid}"
+
+
+def front_ends(p: str) -> str:
+    """Which front ends beat."""
+    return f"{p}:fes"
+
+
+def stats(p: str, model: str) -> str:
+    """Waiting counts and what was measured."""
+    return f"{p}:st:{model}"
+
+
+def counters(p: str, model: str) -> str:
+    """What the workers counted."""
+    return f"{p}:ct:{model}"
+
+
+def card(p: str, model: str) -> str:
+    """The model card and its tokenizer files."""
+    return f"{p}:m:{model}"
+
+
+def channel(front_end: str) -> str:
+    """Where a front end hears of new items."""
+    return f"fe:{front_end}"

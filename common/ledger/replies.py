@@ -1,0 +1,104 @@
+"""What the ledger's calls take and give."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from common.jobs import Class, Delta, Entry, Job
+
+State = Literal["queued", "running", "done", "failed", "cancelled", "expired"]
+End = Literal["done", "failed", "cancelled", "expired"]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a waiting job stands: position from 1; the eta only where it was measured."""
+
+    position: int
+    eta_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """A job's state and its log after the asked position, read in one atomic step."""
+
+    state: State
+    seq: int  # items in the log
+    epoch: int
+    worker: str
+    is_heard: bool  # False: four front ends listen already, this one reads the log
+    entries: tuple[Entry, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Ring:
+    """A message on a front end's channel: new items of one job, the first numbered ``first``."""
+
+    job_id: str
+    first: int
+    ended: bool
+    items: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A worker's right to a job: what it must do, its fence, and what was already said."""
+
+    job: Job
+    epoch: int
+    attempts: int
+    seq: int  # items in the log
+    said: tuple[Delta, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Emission:
+    """New items of one job; ``after`` is the number of items the worker believes are stored."""
+
+    job_id: str
+    epoch: int
+    after: int
+    items: tuple[str, ...]
+    tokens: int = 0  # generated tokens in these items
+    end: End | None = None  # the last item is Done or Failed
+
+
+@dataclass(frozen=True, slots=True)
+class EmitReply:
+    """What became of a step's items."""
+
+    fenced: tuple[str, ...] = ()  # drop these jobs: another worker owns them, or they have ended
+    gone: tuple[str, ...] = ()  # Redis forgot them: drop
+    behind: dict[str, int] = field(default_factory=dict)  # Redis has only so many items: send the rest again
+    cancelled: tuple[str, ...] = ()  # end them with CancelledError
+    expired: tuple[str, ...] = ()  # end them with ExpiredError
+    waiting: dict[Class, int] = field(default_factory=dict)  # jobs that wait for this model
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerInfo:
+    """What a worker says of itself with every beat."""
+
+    worker: str  # a new id for each start of the process
+    model: str
+    slots: int
+    free: int
+    state: Literal["ready", "draining"]
+    tokens_per_s: float | None = None  # measured lately; None: not yet
+
+
+@dataclass(frozen=True, slots=True)
+class BeatReply:
+    """What a worker hears when it beats."""
+
+    cancelled: tuple[str, ...]
+    expired: tuple[str, ...]
+    waiting: dict[Class, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """One beat as it stands in Redis; a reaper compares it with what it read before."""
+
+    who: str
+    at: str  # Redis TIME, as stored
+    partition: int = 0

@@ -1,0 +1,45 @@
+"""A text completion's log in OpenAI's shape: ``text_completion``, streamed or whole."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from common.jobs import Delta, Job, Usage
+from common.render.frames import Frames, gathered, quoted, usage_body
+
+
+def public_id(job: Job) -> str:
+    """As clients see it."""
+    return f"cmpl-{job.id}"
+
+
+def frames(job: Job) -> Frames:
+    """The stream's constant parts."""
+    tail = ',"usage":null}\n\n' if job.reply.include_usage else "}\n\n"
+    base = (
+        f'data: {{"id":"{public_id(job)}","object":"text_completion",'
+        f'"created":{job.created},"model":{quoted(job.model)},'
+    )
+    return Frames(
+        opening=b"",
+        head=f'{base}"choices":[{{"index":',
+        piece=(',"text":', f',"logprobs":null,"finish_reason":null}}]{tail}'),
+        end=(',"text":"","logprobs":null,"finish_reason":', f'}}],"x_seed":{job.seed}{tail}'),
+        usage=(f'{base}"choices":[],"usage":', "}\n\n") if job.reply.include_usage else None,
+    )
+
+
+def whole(job: Job, deltas: Iterable[Delta], usage: Usage) -> dict[str, Any]:
+    """The answer in one piece."""
+    choices = [
+        {"index": said.index, "text": said.text, "logprobs": None, "finish_reason": said.finish}
+        for said in gathered(job, deltas)
+    ]
+    return {
+        "id": public_id(job),
+        "object": "text_completion",
+        "created": job.created,
+        "model": job.model,
+        "choices": choices,
+        "usage": usage_body(usage),
+        "x_seed": job.seed,
+    }

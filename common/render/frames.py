@@ -1,0 +1,102 @@
+"""What the answers of both kinds share: constant text around what changes, SSE blocks, and the end.
+
+Rules the SDKs need: never a block without ``data:``; ``id:`` only on blocks that show an item; an error ends the stream
+and ``[DONE]`` does not follow it.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from json.encoder import encode_basestring
+from typing import Any, Protocol
+
+from common.jobs import Delta, Entry, Failed, Finish, Job, Usage
+
+DONE = b"data: [DONE]\n\n"
+_LINE_ENDS = str.maketrans({"\x85": "\\u0085", "\u2028": "\\u2028", "\u2029": "\\u2029"})
+
+
+def quoted(text: str) -> str:
+    """``text`` as JSON on one line, also for clients that take U+2028 for a line's end."""
+    written = encode_basestring(text)
+    return written if written.isascii() else written.translate(_LINE_ENDS)
+
+
+def compact(body: Any) -> bytes:
+    """JSON without spaces."""
+    return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def usage_body(usage: Usage) -> dict[str, int]:
+    """OpenAI's three numbers."""
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+    }
+
+
+def failed(end: Failed) -> bytes:
+    """The frame that ends a stream in mid-way."""
+    return b"data: " + json.dumps(end.body()).encode() + b"\n\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Frames:
+    """A job's answer as SSE blocks; everything but the text is written once."""
+
+    opening: bytes  # before the first item
+    head: str  # from "data: " to the choice's number
+    piece: tuple[str, str]  # around an item's text
+    end: tuple[str, str]  # around the reason that ends a choice
+    usage: tuple[str, str] | None  # around the numbers; None when not asked for
+
+    def item(self, entry: Entry) -> bytes:
+        """One item's frame; empty when it shows nothing."""
+        delta = entry.event
+        if not isinstance(delta, Delta):
+            return b""
+        if delta.finish:
+            before, after = self.end
+            return f'id: {entry.seq}\n{self.head}{delta.choice}{before}"{delta.finish}"{after}'.encode()
+        if not delta.text:
+            return b""
+        before, after = self.piece
+        return f"id: {entry.seq}\n{self.head}{delta.choice}{before}{quoted(delta.text)}{after}".encode()
+
+    def closing(self, usage: Usage) -> bytes:
+        """What follows the last item of a job that ended well."""
+        if self.usage is None:
+            return DONE
+        before, after = self.usage
+        return before.encode() + compact(usage_body(usage)) + after.encode() + DONE
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """All of one choice."""
+
+    index: int
+    text: str
+    finish: Finish
+
+
+def gathered(job: Job, deltas: Iterable[Delta]) -> tuple[Said, ...]:
+    """The choices of an answer that is complete."""
+    texts: list[list[str]] = [[] for _ in range(job.choices)]
+    finishes: dict[int, Finish] = {}
+    for delta in deltas:
+        texts[delta.choice].append(delta.text)
+        if delta.finish:
+            finishes[delta.choice] = delta.finish
+    return tuple(Said(index, "".join(text), finishes[index]) for index, text in enumerate(texts))
+
+
+class Shape(Protocol):
+    """How one kind of answer looks; ``chat`` and ``completions`` are two."""
+
+    def frames(self, job: Job) -> Frames:
+        """For a stream."""
+
+    def whole(self, job: Job, deltas: Iterable[Delta], usage: Usage) -> dict[str, Any]:
+        """For one answer."""

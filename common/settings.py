@@ -1,0 +1,192 @@
+"""Settings: read once, frozen; the only module that reads the environment.
+
+Order: ``PENSTOCK_*`` variables, then ``penstock.toml``, then the defaults. A misspelt name or a bad value stops the
+process with a sentence.
+
+``penstock.toml``:
+
+    [[models]]
+    name = "demo"                 # what clients call it (base_model)
+    path = "ops/demo_model/weights"   # a folder or a hub id
+    aliases = ["default"]
+    slots = 32                    # sequences that run together
+"""
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+DEMO_MODEL = REPOSITORY / "ops" / "demo_model" / "weights"
+_PREFIX = "PENSTOCK_"
+_MAKE_ONLY = {"PENSTOCK_TORCH_INDEX"}  # read by the Makefile
+
+
+class SettingsError(Exception):
+    """A sentence for the person who starts the process."""
+
+
+def _model_name(name: str) -> str:
+    if name == "chores":
+        raise ValueError("'chores' is the name of our own queue")
+    return name
+
+
+def _comma_list(value: Any) -> Any:
+    """``a,b`` in the environment is a list in the file."""
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+CommaList = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_comma_list)]
+
+
+class Model(BaseModel):
+    """One model that this installation serves."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/:@+-]{0,127}$"), AfterValidator(_model_name)]
+    path: str
+    aliases: tuple[str, ...] = ()
+    slots: Annotated[int, Field(ge=1, le=1024)] = 32
+    context: Annotated[int, Field(ge=16)] | None = None  # caps the model's own
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    device: str = "auto"
+    trust_remote_code: bool = False
+
+
+class Limits(BaseModel):
+    """Bounds on what a client may send and on what may wait."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    body_bytes: int = 20 * 2**20
+    body_s: float = 30.0  # a body that takes longer to arrive: 408
+    json_depth: int = 64
+    waiting_class: int = 10_000  # jobs that wait in one class
+    waiting_share: int = 1_000  # jobs that wait for one user
+    streams: int = 4_000  # open streams of one front-end process
+    memory_fraction: float = 0.8  # of Redis' maxmemory: above it nothing is accepted
+
+
+class Settings(BaseSettings):
+    """Everything a process of this house may be told."""
+
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, frozen=True, extra="forbid", env_nested_delimiter="__")
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 5000
+    metrics_port: Annotated[int, Field(ge=0, le=65535)] = 5001
+    data_dir: Path = Path(".penstock")
+    redis_url: str | None = None
+    redis_memory_bytes: int = 2**30  # maxmemory of the embedded server
+    broker_url: str | None = None
+    ledger_urls: CommaList = ()
+    api_keys: str = ""  # comma-separated keys, or the path of a file with one a line
+    allow_anonymous: bool = False
+    auth_access: Literal["open", "closed"] = "open"
+    users_file: Path | None = None
+    strict_params: bool = False
+    image_fetch: Literal["public", "allowlist", "off"] = "public"
+    config: Path | None = None
+    workers: Annotated[int, Field(ge=1, le=64)] = 1
+    front_ends: Annotated[int, Field(ge=1, le=64)] = 1  # front-end processes
+    children: Annotated[int, Field(ge=1, le=16)] = 1  # admission children of a front-end process
+    threads: Annotated[int, Field(ge=0)] = 0  # intra-op threads of a worker; 0: cores - 1
+    log_format: Literal["console", "json"] | None = None
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    flush_ms: Annotated[float, Field(ge=0)] = 20.0  # EMIT no more often than this; a first token at once
+    beat_s: float = 0.5
+    lease_s: float = 2.0
+    stall_s: float = 60.0
+    drain_s: float = 30.0
+    heartbeat_s: float = 15.0  # comment lines of a quiet stream; 10 s while queued
+    cors_origins: CommaList = ()
+    models: tuple[Model, ...] = (Model(name="penstock-demo", path=str(DEMO_MODEL)),)
+    limits: Limits = Limits()
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> Self:
+        names = [name for model in self.models for name in (model.name, *model.aliases)]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"model name used twice: {', '.join(twice)}")
+        if not self.models:
+            raise ValueError("at least one model must be configured")
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment wins over what the file says (passed in by ``load``)."""
+        return env_settings, init_settings
+
+    def model(self, name: str) -> Model | None:
+        """The configured model of this name or alias."""
+        return next((model for model in self.models if name == model.name or name in model.aliases), None)
+
+    @property
+    def ledgers(self) -> tuple[str, ...]:
+        """The ledger's partitions, in order."""
+        return self.ledger_urls or ((self.redis_url,) if self.redis_url else ())
+
+    @property
+    def broker(self) -> str | None:
+        """Celery's broker."""
+        return self.broker_url or self.redis_url
+
+
+def load(**changes: Any) -> Settings:
+    """The settings of this process; ``changes`` come from its command line and win over everything."""
+    names = {_PREFIX + name.upper() for name in Settings.model_fields}
+    unknown = sorted(
+        name
+        for name in os.environ  # noqa: TID251
+        if name.startswith(_PREFIX) and name.split("__")[0] not in names | _MAKE_ONLY
+    )
+    if unknown:
+        raise SettingsError(f"Unknown setting {unknown[0]}; known are {', '.join(sorted(names))}.")
+    try:
+        return Settings(**_file()).model_copy(update=changes)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"])) or "settings"
+        raise SettingsError(f"Bad setting {where}: {first['msg']}.") from None
+
+
+def child_environment(settings: Settings, **changes: str) -> dict[str, str]:
+    """The environment for a process of ours: this one's, with what the parent decided."""
+    environment = dict(os.environ)  # noqa: TID251
+    if settings.redis_url:
+        environment["PENSTOCK_REDIS_URL"] = settings.redis_url
+    environment["PENSTOCK_DATA_DIR"] = str(settings.data_dir.resolve())
+    return environment | changes
+
+
+def bare_environment() -> dict[str, str]:
+    """This process's environment without our settings: what a stranger's shell would give."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(_PREFIX)}  # noqa: TID251
+
+
+def _file() -> dict[str, Any]:
+    """``penstock.toml``, as plain data."""
+    named = os.environ.get(_PREFIX + "CONFIG")  # noqa: TID251
+    path = Path(named) if named else Path("penstock.toml")
+    if not path.is_file():
+        if named:
+            raise SettingsError(f"PENSTOCK_CONFIG names {path}, which is not a file.")
+        return {}
+    try:
+        return tomllib.loads(path.read_text())
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{path} is not valid TOML: {error}.") from None

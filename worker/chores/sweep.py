@@ -1,0 +1,58 @@
+"""Periodic work: what is past its deadline, who fell silent, which tickets are missing.
+
+Every chores worker runs this thread; a lease in Redis says which of them works.
+"""
+
+import secrets
+import time
+
+from common import telemetry
+from common.broker import Tickets
+from common.ledger.ledger import Ledger
+from common.settings import Settings
+from worker.watch import Lapses, Periodic
+
+_INTERVAL_S = 0.5
+_LEASE_S = 10.0
+_FRONT_END_S = 30.0  # a front end that is silent for so long is gone
+log = telemetry.logger("sweep")
+
+
+class Sweep:
+    """One holder of the lease, and what it has read so far."""
+
+    def __init__(self, settings: Settings, ledger: Ledger, tickets: Tickets) -> None:
+        self._models = tuple(model.name for model in settings.models)
+        self._ledger, self._tickets = ledger, tickets
+        self._holder = secrets.token_hex(8)
+        self._silent = Lapses(_FRONT_END_S)
+        self._short: set[str] = set()  # models that had jobs waiting and no ticket at the last look
+
+    def __call__(self) -> None:
+        """One round, if the lease is ours."""
+        if not self._ledger.lease("sweep", self._holder, _LEASE_S):
+            return
+        self._ledger.sweep()
+        for beat in self._silent.read(self._ledger.front_end_beats(), time.monotonic()):
+            self._ledger.clear_front_end(beat)
+            log.warning("front end forgotten: its beat stopped", front_end=beat.who)
+        for model in self._models:
+            self._reconcile(model)
+
+    def _reconcile(self, model: str) -> None:
+        """Send missing tickets, once they were missing at two looks in a row."""
+        waiting = sum(self._ledger.waiting(model).values())
+        was_short = model in self._short
+        self._short.discard(model)
+        if not waiting:
+            return
+        if was_short:
+            sent = self._tickets.reconcile(model, waiting)
+            if sent:
+                log.info("missing tickets sent", model=model, tickets=sent)
+        self._short.add(model)
+
+
+def periodic(settings: Settings, ledger: Ledger, tickets: Tickets) -> Periodic:
+    """The thread."""
+    return Periodic("sweep", _INTERVAL_S, Sweep(settings, ledger, tickets))
