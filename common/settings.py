@@ -12,6 +12,7 @@ process with a sentence.
     slots = 32                    # sequences that run together
 """
 
+import difflib
 import os
 import tomllib
 from pathlib import Path
@@ -155,7 +156,9 @@ def load(**changes: Any) -> Settings:
         if name.startswith(_PREFIX) and name.split("__")[0] not in names | _MAKE_ONLY
     )
     if unknown:
-        raise SettingsError(f"Unknown setting {unknown[0]}; known are {', '.join(sorted(names))}.")
+        near = difflib.get_close_matches(unknown[0], names, 1)
+        hint = f"did you mean {near[0]}?" if near else "the README lists those that are known."
+        raise SettingsError(f"Unknown setting {unknown[0]}: {hint}")
     try:
         return Settings(**_file()).model_copy(update=changes)
     except ValidationError as error:

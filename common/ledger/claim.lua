@@ -1,68 +1,70 @@
 -- CLAIM: the fairest waiting job of the first class that has one.
--- ARGV: wid, model, request number, '1' if a slot is free, cancelled item, expired item, classes...
-local wid, model, request = ARGV[1], ARGV[2], ARGV[3]
-local st = p .. 'st:' .. model
+-- ARGV: wid, model, the request's name, '1' if a slot is free, classes...
+local wid, model, request, free = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local st, asked = p .. 'st:' .. model, p .. 'cr:' .. wid
 local at = clock()
 
 local function answer(jid)
   local job = fields(jid, 'epoch', 'attempts', 'seq', 'body')
-  return {'job', jid, job.epoch, job.attempts, job.seq, job.body, redis.call('LRANGE', p .. 't:' .. jid, 0, -1)}
+  return {'job', job.epoch, job.attempts, job.seq, job.body, redis.call('LRANGE', p .. 't:' .. jid, 0, -1)}
 end
 
 -- The same request again: its reply was lost.
-local last = redis.call('HMGET', p .. 'cr:' .. wid, 'request', 'jid', 'epoch')
+local last = redis.call('HMGET', asked, 'request', 'jid', 'epoch', 'claims')
 if last[1] == request then
   local job = fields(last[2], 'state', 'worker', 'epoch')
   if job.state == 'running' and job.worker == wid and job.epoch == last[3] then return answer(last[2]) end
 end
 
+-- Virtual time: the score of the last served, but no more than the smallest that waits.
+local function pass(score)
+  for _, cls in ipairs(CLASSES) do
+    local first = redis.call('ZRANGE', p .. 'u:' .. model .. ':' .. cls, 0, 0, 'WITHSCORES')
+    if first[2] then score = math.min(score, tonumber(first[2])) end
+  end
+  if score > tonumber(redis.call('HGET', st, 'vt') or '0') then redis.call('HSET', st, 'vt', score) end
+end
+
 local function take(jid, job, score)
-  local charge = tonumber(job.cost) / tonumber(job.weight)
-  redis.call('HINCRBY', st, 'ready:' .. job.cls, -1)
-  redis.call('HSET', st, 'vt', math.max(score, tonumber(redis.call('HGET', st, 'vt') or '0')))
   local epoch = redis.call('HINCRBY', p .. 'j:' .. jid, 'epoch', 1)
-  redis.call('HSET', p .. 'j:' .. jid, 'state', 'running', 'worker', wid, 'claim_seq', job.seq)
+  redis.call('HSET', p .. 'j:' .. jid, 'state', 'running', 'worker', wid, 'claimed', stamp(at), 'claim_seq', job.seq)
+  pass(score)
+  leave(jid, job)
   if not job.charge then
-    redis.call('HSET', p .. 'j:' .. jid, 'charge', charge, 'started', stamp(at))
+    local charge = tonumber(job.cost) / tonumber(job.weight)
+    redis.call('HSET', p .. 'j:' .. jid, 'charge', charge)
     set_score(model, job.share, score + charge)
   end
   redis.call('ZADD', p .. 'dl', job.end_at, jid)
   redis.call('SADD', p .. 'w:' .. wid, jid)
-  redis.call('HSET', p .. 'cr:' .. wid, 'request', request, 'jid', jid, 'epoch', epoch)
-  redis.call('EXPIRE', p .. 'cr:' .. wid, 86400)
+  redis.call('ZADD', p .. 'workers', 'NX', stamp(at), wid) -- a claim that arrives after REAP must be found again
+  redis.call('HSET', asked, 'request', request, 'jid', jid, 'epoch', epoch)
+  if free == '1' then redis.call('HINCRBY', asked, 'claims', 1) end
+  redis.call('EXPIRE', asked, 86400)
   return answer(jid)
 end
 
 -- Every tenth claim with a free slot goes to the lowest class that waits.
-local from, to, step = 7, #ARGV, 1
-if ARGV[4] == '1' and tonumber(redis.call('HGET', p .. 'wi:' .. wid, 'claims') or '0') % 10 == 9 then
-  from, to, step = #ARGV, 7, -1
-end
+local from, to, step = 5, #ARGV, 1
+if free == '1' and tonumber(last[4] or '0') % 10 == 9 then from, to, step = #ARGV, 5, -1 end
 
 local skipped = 0
 for i = from, to, step do
   local cls = ARGV[i]
   local waiting = p .. 'u:' .. model .. ':' .. cls
-  while true do
-    local first = redis.call('ZRANGE', waiting, 0, 0, 'WITHSCORES')
-    if #first == 0 then break end
-    local share, score = first[1], tonumber(first[2])
-    local list = p .. 'l:' .. model .. ':' .. cls .. ':' .. share
-    local jid = redis.call('LPOP', list)
-    if redis.call('LLEN', list) == 0 then redis.call('ZREM', waiting, share) end
-    if jid then
-      local job = fields(jid, 'state', 'cls', 'share', 'cost', 'weight', 'charge', 'cancel', 'end_at', 'wait_at', 'seq')
-      if job.state == 'queued' then
-        if job.cancel then end_job(jid, 'cancelled', ARGV[5], at)
-        elseif at > tonumber(job.charge and job.end_at or job.wait_at) then end_job(jid, 'expired', ARGV[6], at)
-        else
-          if ARGV[4] == '1' then redis.call('HINCRBY', p .. 'wi:' .. wid, 'claims', 1) end
-          return take(jid, job, score)
-        end
-      end
-      skipped = skipped + 1
-      if skipped >= 100 then return {'again'} end
-    end
+  local first = redis.call('ZRANGE', waiting, 0, 0, 'WITHSCORES')
+  while #first > 0 do
+    local share = first[1]
+    local jid = redis.call('LINDEX', list_of(model, cls, share), 0) or ''
+    local job = fields(jid, 'state', 'model', 'cls', 'share', 'cost', 'weight', 'charge', 'cancel', 'end_at',
+      'wait_at', 'seq')
+    if job.state ~= 'queued' then drop(jid, model, cls, share)
+    elseif job.cancel then end_job(jid, 'cancelled', CANCELLED, at)
+    elseif at >= tonumber(job.charge and job.end_at or job.wait_at) then end_job(jid, 'expired', EXPIRED, at)
+    else return take(jid, job, tonumber(first[2])) end
+    skipped = skipped + 1
+    if skipped >= 100 then return {'again'} end
+    first = redis.call('ZRANGE', waiting, 0, 0, 'WITHSCORES')
   end
 end
 return {'none'}

@@ -1,4 +1,6 @@
 -- Shared by all scripts that can move or end a job. KEYS[1] is the partition's tag; every other key begins with it.
+-- Before this stand CANCELLED, EXPIRED and POISON: the Failed items, worded in Python.
+-- A script's first write to a job is one that a full Redis refuses (HSET, HINCRBY, RPUSH), so it does all or nothing.
 local p = KEYS[1] .. ':'
 local CLASSES = {'interactive', 'normal', 'batch'}
 
@@ -7,7 +9,8 @@ local function clock()
   return tonumber(t[1]) + tonumber(t[2]) / 1000000
 end
 
-local function stamp(at) return string.format('%.3f', at) end
+-- Cut, never rounded up: what is written is not in the future.
+local function stamp(at) return string.format('%.3f', math.floor(at * 1000) / 1000) end
 
 local function fields(jid, ...)
   local names, out = {...}, {}
@@ -40,18 +43,43 @@ local function score_of(model, share)
   return math.max(score, vt)
 end
 
+local function list_of(model, cls, share) return p .. 'l:' .. model .. ':' .. cls .. ':' .. share end
+
 -- Into the waiting set; the state is the caller's.
 local function enqueue(jid, model, cls, share, at_head)
-  local list = p .. 'l:' .. model .. ':' .. cls .. ':' .. share
-  redis.call(at_head and 'LPUSH' or 'RPUSH', list, jid)
-  local score = score_of(model, share)
-  redis.call('ZADD', p .. 'u:' .. model .. ':' .. cls, score, share)
-  set_score(model, share, score)
   redis.call('HINCRBY', p .. 'st:' .. model, 'ready:' .. cls, 1)
+  redis.call(at_head and 'LPUSH' or 'RPUSH', list_of(model, cls, share), jid)
+  local waiting = p .. 'u:' .. model .. ':' .. cls
+  if not redis.call('ZSCORE', waiting, share) then
+    local score = score_of(model, share)
+    redis.call('ZADD', waiting, score, share)
+    set_score(model, share, score)
+  end
 end
 
-local function unwatch(jid, fid)
-  redis.call('SREM', p .. 'fw:' .. fid, jid)
+local function drop(jid, model, cls, share)
+  local list = list_of(model, cls, share)
+  redis.call('LREM', list, 1, jid)
+  if redis.call('LLEN', list) == 0 then redis.call('ZREM', p .. 'u:' .. model .. ':' .. cls, share) end
+end
+
+-- Out of the waiting set.
+local function leave(jid, job)
+  redis.call('HINCRBY', p .. 'st:' .. job.model, 'ready:' .. job.cls, -1)
+  drop(jid, job.model, job.cls, job.share)
+end
+
+-- A front end hears of a job from now on.
+local function listen(jid, fid, at)
+  redis.call('SADD', p .. 'fw:' .. fid, jid)
+  redis.call('ZADD', p .. 'fes', 'NX', stamp(at), fid) -- whoever listens is judged by its beat
+  redis.call('ZREM', p .. 'un', jid)
+end
+
+-- A running job is to end: its worker hears of it.
+local function cancel(jid, job)
+  redis.call('HSET', p .. 'j:' .. jid, 'cancel', 1)
+  redis.call('SADD', p .. 'c:' .. job.worker, jid)
 end
 
 -- Everything that happens when a job is over, except its last item.
@@ -59,7 +87,7 @@ local function finish(jid, state, at)
   local job = fields(jid, 'state', 'model', 'cls', 'share', 'worker', 'charge', 'weight', 'prompt_tokens', 'ntok',
     'keep_s', 'fe', 'nblobs', 'parent')
   local model = job.model
-  if job.state == 'queued' then redis.call('HINCRBY', p .. 'st:' .. model, 'ready:' .. job.cls, -1) end
+  if job.state == 'queued' then leave(jid, job) end
   if job.charge then
     local used = (tonumber(job.prompt_tokens) + tonumber(job.ntok)) / tonumber(job.weight)
     local score = tonumber(redis.call('ZSCORE', p .. 'sc:' .. model, job.share) or '0')
@@ -69,7 +97,7 @@ local function finish(jid, state, at)
     redis.call('SREM', p .. 'w:' .. job.worker, jid)
     redis.call('SREM', p .. 'c:' .. job.worker, jid)
   end
-  for fid in string.gmatch(job.fe or '', '[^,]+') do unwatch(jid, fid) end
+  for fid in string.gmatch(job.fe or '', '[^,]+') do redis.call('SREM', p .. 'fw:' .. fid, jid) end
   redis.call('ZREM', p .. 'dl', jid)
   redis.call('ZREM', p .. 'un', jid)
   redis.call('HSET', p .. 'j:' .. jid, 'state', state, 'ended', stamp(at))
@@ -92,13 +120,20 @@ local function end_job(jid, state, item, at)
   finish(jid, state, at)
 end
 
+-- What hand_back and its callers must know of a job.
+local function held_by(wid, jid)
+  local job = fields(jid, 'state', 'worker', 'epoch', 'model', 'cls', 'share', 'cancel', 'end_at', 'claimed', 'seq',
+    'claim_seq', 'attempts')
+  if job.state == 'running' and job.worker == wid then return job end
+end
+
 -- A job that is handed back: to the head of its queue, unless it was cancelled or its time is over.
-local function hand_back(jid, job, cancelled_item, expired_item, at)
+local function hand_back(jid, job, at)
   redis.call('HINCRBY', p .. 'j:' .. jid, 'epoch', 1)
   redis.call('SREM', p .. 'w:' .. job.worker, jid)
   redis.call('SREM', p .. 'c:' .. job.worker, jid)
-  if job.cancel then return end_job(jid, 'cancelled', cancelled_item, at) end
-  if at > tonumber(job.end_at) then return end_job(jid, 'expired', expired_item, at) end
+  if job.cancel then return end_job(jid, 'cancelled', CANCELLED, at) end
+  if at >= tonumber(job.end_at) then return end_job(jid, 'expired', EXPIRED, at) end
   redis.call('HSET', p .. 'j:' .. jid, 'state', 'queued')
   enqueue(jid, job.model, job.cls, job.share, true)
 end
@@ -119,19 +154,39 @@ local function ready(model)
   return redis.call('HMGET', p .. 'st:' .. model, 'ready:interactive', 'ready:normal', 'ready:batch')
 end
 
--- Seconds until a job at this position begins; empty where nothing was measured.
-local function eta(model, position)
-  local st = redis.call('HMGET', p .. 'st:' .. model, 'jobs', 'tokens')
-  local jobs = tonumber(st[1] or '0')
-  if jobs < 5 then return '' end
-  local rate = 0
-  for _, wid in ipairs(redis.call('ZRANGE', p .. 'workers', 0, -1)) do
-    local info = redis.call('HMGET', p .. 'wi:' .. wid, 'model', 'tokens_per_s', 'free')
-    if info[1] == model then
-      if tonumber(info[3] or '0') > 0 then return '0' end
-      rate = rate + tonumber(info[2] or '0')
+-- An estimate of how many jobs are claimed up to and with one that has ``own`` jobs of its share before it.
+local function position(model, cls, share, own)
+  local ahead = 0
+  local counts = ready(model)
+  for i, name in ipairs(CLASSES) do
+    if name == cls then break end
+    ahead = ahead + tonumber(counts[i] or '0')
+  end
+  local waiting = p .. 'u:' .. model .. ':' .. cls
+  local mine = tonumber(redis.call('ZSCORE', waiting, share) or score_of(model, share))
+  local others = redis.call('ZRANGE', waiting, 0, 199, 'WITHSCORES')
+  for i = 1, #others, 2 do
+    if others[i] ~= share then
+      local turns = tonumber(others[i + 1]) <= mine and own + 1 or own
+      ahead = ahead + math.min(redis.call('LLEN', list_of(model, cls, others[i])), turns)
     end
   end
-  if rate <= 0 then return '' end
-  return string.format('%.1f', position * tonumber(st[2]) / jobs / rate)
+  return ahead + own + 1
+end
+
+-- Seconds until a job at this position begins; empty where nothing was measured.
+local function eta(model, place)
+  local st = redis.call('HMGET', p .. 'st:' .. model, 'jobs', 'tokens')
+  local jobs = tonumber(st[1] or '0')
+  local rate, free = 0, 0
+  for _, wid in ipairs(redis.call('ZRANGE', p .. 'workers', 0, -1)) do
+    local info = redis.call('HMGET', p .. 'wi:' .. wid, 'model', 'state', 'tokens_per_s', 'free')
+    if info[1] == model and info[2] == 'ready' then
+      rate = rate + tonumber(info[3])
+      free = free + tonumber(info[4])
+    end
+  end
+  if place <= free then return '0' end
+  if jobs < 5 or rate <= 0 then return '' end
+  return string.format('%.1f', (place - free) * tonumber(st[2]) / jobs / rate)
 end

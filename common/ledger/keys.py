@@ -1,6 +1,7 @@
 """The map of Redis: every key begins with its partition's tag, ``{q00}`` for the first.
 
-No key holds client text: owners and shares are 128-bit hashes. ``p`` stands for the tag and a colon.
+No key holds client text: owners and shares are 128-bit hashes. ``p`` stands for the tag and a colon. The scripts build
+their keys themselves; functions stand here for those that Python names.
 
 p j:<jid>                hash   a job: body, owner, share, model, cls, state, epoch, worker, …
 p t:<jid>                list   its log; the last item is Done or Failed
@@ -9,14 +10,14 @@ p b:<jid>:<n>            string large bodies
 p u:<model>:<cls>        zset   share -> score, of those with waiting jobs
 p l:<model>:<cls>:<share> list  waiting job ids; resumed and priority ones at the head
 p sc:<model>             zset   share -> score, of all lately served: the truth
-p st:<model>             hash   ready:<cls> waiting jobs, vt virtual time, jobs and tokens done
+p st:<model>             hash   ready:<cls> waiting jobs, vt virtual time, jobs done and their tokens
 p ct:<model>             hash   the workers' counters
 p models                 set    models that ever had a job
 p workers                zset   wid -> last beat (Redis TIME)
-p wi:<wid>               hash   what the worker says of itself
+p wi:<wid>               hash   what the worker says of itself, the name of its last beat
 p w:<wid>                set    its jobs
 p c:<wid>                set    those of them that are to end
-p cr:<wid>               hash   its last CLAIM: request number, job, epoch
+p cr:<wid>               hash   its last CLAIM: the request's name, job, epoch; claims made with a free slot
 p fes                    zset   front end -> last beat
 p fw:<fid>               set    the jobs it watches
 p un                     zset   'cancel' jobs without a watcher -> since when
@@ -38,19 +39,9 @@ def job(p: str, job_id: str) -> str:
     return f"{p}:j:{job_id}"
 
 
-def log(p: str, job_id: str) -> str:
-    """Everything it has said."""
-    return f"{p}:t:{job_id}"
-
-
 def workers(p: str) -> str:
     """Who beats."""
     return f"{p}:workers"
-
-
-def worker(p: str, wid: str) -> str:
-    """What a worker says of itself."""
-    return f"{p}:wi:{wid}"
 
 
 def front_ends(p: str) -> str:

@@ -1,22 +1,27 @@
 """One Redis: its connections, its scripts, and the one place where Redis' errors become ours."""
 
+import re
 from collections.abc import Callable
 from importlib import resources
-from typing import Any
+from typing import Any, TypeVar
 
 import redis
 from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
 
 from common.errors import StorageError
-from common.ledger import keys
+from common.ledger import keys, wire
 
+_CONNECTIONS = 64  # whoever finds all of them busy waits for one
 _TIMEOUT_S = 2.0
 _CONNECT_S = 1.0
 _HEALTH_S = 10
+_TRIES = 2  # beyond the first
 _ENDING = ("submit", "claim", "emit", "watch", "unwatch", "cancel", "reap", "release", "beat", "sweep", "place")
 _PLAIN = ("lease", "beat_front_end", "workers")
-_AWAY = (redis.ConnectionError, redis.TimeoutError, redis.BusyLoadingError, redis.OutOfMemoryError, redis.ReadOnlyError)
+_AWAY = (redis.ConnectionError, redis.TimeoutError, redis.OutOfMemoryError, redis.ReadOnlyError)
+_NOT_READY = re.compile("(^|-)(OOM|LOADING|BUSY|MISCONF|MASTERDOWN|NOREPLICAS) ")  # Redis 6.2 quotes a script's error
+T = TypeVar("T")
 
 
 def _text(name: str) -> str:
@@ -26,55 +31,59 @@ def _text(name: str) -> str:
 class Partition:
     """A Redis that holds a part of all jobs.
 
-    Every script may be sent twice: a repeat changes nothing (CLAIM by its request number, EMIT by its positions), so
-    lost replies are retried here.
+    Every script may be sent twice and changes nothing the second time (CLAIM and BEAT by their names, EMIT by its
+    positions), so a lost reply is asked for again here.
     """
 
     def __init__(self, url: str, number: int) -> None:
         self.number = number
         self.tag = keys.tag(number)
+        self._line = {"protocol": 2, "socket_connect_timeout": _CONNECT_S, "socket_keepalive": True}
         self._url = url
-        self.redis: Any = redis.Redis.from_url(  # its annotations mix bytes, text and awaitables
+        pool = redis.BlockingConnectionPool.from_url(
             url,
-            protocol=2,
+            max_connections=_CONNECTIONS,
+            timeout=_TIMEOUT_S,
             socket_timeout=_TIMEOUT_S,
-            socket_connect_timeout=_CONNECT_S,
-            socket_keepalive=True,
             health_check_interval=_HEALTH_S,
-            retry=Retry(ExponentialBackoff(cap=0.1, base=0.02), 2),
+            retry=Retry(ExponentialBackoff(cap=0.1, base=0.02), _TRIES),
+            **self._line,
         )
-        end_job = _text("end_job")
-        self._scripts = {name: self.redis.register_script(end_job + _text(name)) for name in _ENDING}
-        self._scripts |= {
-            name: self.redis.register_script("local p = KEYS[1] .. ':'\n" + _text(name)) for name in _PLAIN
-        }
+        self.redis: Any = redis.Redis.from_pool(pool)  # its annotations mix bytes, text and awaitables
+        shared = wire.lua_items() + _text("end_job")
+        texts = {name: shared + _text(name) for name in _ENDING}
+        texts |= {name: "local p = KEYS[1] .. ':'\n" + _text(name) for name in _PLAIN}
+        self._scripts = {name: self.redis.register_script(text) for name, text in texts.items()}
 
     def run(self, script: str, *args: str | bytes | float) -> Any:
         """One atomic step. Raises StorageError."""
         return self.ask(lambda: self._scripts[script](keys=[self.tag], args=args))
 
-    def ask(self, call: Callable[[], Any]) -> Any:
+    def ask(self, call: Callable[[], T]) -> T:
         """Any call to this Redis. Raises StorageError."""
         try:
             return call()
         except _AWAY as error:
-            raise StorageError("The store does not answer; try again later.", retry_after_s=2) from error
+            raise StorageError("The storage does not answer; try again later.", retry_after_s=2) from error
         except redis.ResponseError as error:
-            if str(error).startswith(("OOM", "LOADING", "MISCONF")) or "OOM command" in str(error):
-                raise StorageError("The store is full or not ready; try again later.", retry_after_s=5) from error
+            if _NOT_READY.search(str(error)):
+                raise StorageError("The storage is full or not ready; try again later.", retry_after_s=5) from error
             raise
 
     def subscriber(self) -> Any:
-        """A client of its own for pub/sub: silence is normal there."""
+        """A client of its own for pub/sub: silence is normal there, pings find out whether the line is cut."""
         return redis.Redis.from_url(
             self._url,
-            protocol=2,
             socket_timeout=None,
-            socket_connect_timeout=_CONNECT_S,
-            socket_keepalive=True,
             health_check_interval=_HEALTH_S,
             retry=Retry(ExponentialBackoff(cap=0.1, base=0.02), 0),
+            **self._line,
         )
+
+    def fullness(self) -> float:
+        """used_memory ÷ maxmemory; 0 without a limit."""
+        memory: dict[str, int] = self.ask(lambda: self.redis.info("memory"))
+        return memory["used_memory"] / memory["maxmemory"] if memory.get("maxmemory") else 0.0
 
     def close(self) -> None:
         """Give all connections back."""

@@ -1,12 +1,7 @@
--- RELEASE: a worker gives jobs back to the head of their queues; attempts stay.
--- ARGV: wid, cancelled item, expired item, then per job: jid, epoch
-local wid = ARGV[1]
+-- RELEASE: a worker gives jobs back to the head of their queues; attempts stay. ARGV: wid, then per job: jid, epoch
 local at = clock()
-for i = 4, #ARGV, 2 do
-  local jid = ARGV[i]
-  local job = fields(jid, 'state', 'epoch', 'worker', 'model', 'cls', 'share', 'cancel', 'end_at')
-  if job.state == 'running' and job.worker == wid and job.epoch == ARGV[i + 1] then
-    hand_back(jid, job, ARGV[2], ARGV[3], at)
-  end
+for i = 2, #ARGV, 2 do
+  local job = held_by(ARGV[1], ARGV[i])
+  if job and job.epoch == ARGV[i + 1] then hand_back(ARGV[i], job, at) end
 end
 return 1

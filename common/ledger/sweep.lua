@@ -1,27 +1,31 @@
 -- Sweep: what is past its deadline or unwatched too long ends; idle scores are forgotten. At most 100 of each a call.
--- ARGV: seconds a job may stay unwatched, cancelled item, expired item
+-- ARGV: seconds a job may stay unwatched, seconds a worker has to end a job
+local unwatched_s, grace_s = tonumber(ARGV[1]), tonumber(ARGV[2])
 local at = clock()
-local again = 0
+local done = 0
 for _, jid in ipairs(redis.call('ZRANGEBYSCORE', p .. 'dl', '-inf', stamp(at), 'LIMIT', 0, 100)) do
   local job = fields(jid, 'state', 'worker', 'charge', 'end_at', 'wait_at')
   if job.state == 'queued' then
-    if at > tonumber(job.charge and job.end_at or job.wait_at) then end_job(jid, 'expired', ARGV[3], at)
+    if at >= tonumber(job.charge and job.end_at or job.wait_at) then end_job(jid, 'expired', EXPIRED, at)
     else redis.call('ZADD', p .. 'dl', job.end_at, jid) end
   elseif job.state == 'running' then
-    redis.call('SADD', p .. 'c:' .. job.worker, jid)
-    redis.call('ZADD', p .. 'dl', stamp(at + 5), jid)
+    local latest = tonumber(job.end_at) + grace_s
+    if at >= latest then -- its worker knows nothing of it
+      redis.call('HINCRBY', p .. 'j:' .. jid, 'epoch', 1)
+      end_job(jid, 'expired', EXPIRED, at)
+    else
+      redis.call('ZADD', p .. 'dl', stamp(latest), jid)
+      redis.call('SADD', p .. 'c:' .. job.worker, jid)
+    end
   else redis.call('ZREM', p .. 'dl', jid) end
-  again = again + 1
+  done = done + 1
 end
-for _, jid in ipairs(redis.call('ZRANGEBYSCORE', p .. 'un', '-inf', stamp(at - tonumber(ARGV[1])), 'LIMIT', 0, 100)) do
-  redis.call('ZREM', p .. 'un', jid)
+for _, jid in ipairs(redis.call('ZRANGEBYSCORE', p .. 'un', '-inf', stamp(at - unwatched_s), 'LIMIT', 0, 100)) do
   local job = fields(jid, 'state', 'worker')
-  if job.state == 'queued' then end_job(jid, 'cancelled', ARGV[2], at)
-  elseif job.state == 'running' then
-    redis.call('HSET', p .. 'j:' .. jid, 'cancel', 1)
-    redis.call('SADD', p .. 'c:' .. job.worker, jid)
-  end
-  again = again + 1
+  if job.state == 'queued' then end_job(jid, 'cancelled', CANCELLED, at)
+  elseif job.state == 'running' then cancel(jid, job) end
+  redis.call('ZREM', p .. 'un', jid)
+  done = done + 1
 end
 for _, model in ipairs(redis.call('SMEMBERS', p .. 'models')) do
   local vt = redis.call('HGET', p .. 'st:' .. model, 'vt') or '0'
@@ -30,7 +34,10 @@ for _, model in ipairs(redis.call('SMEMBERS', p .. 'models')) do
     for _, cls in ipairs(CLASSES) do
       waits = waits or redis.call('ZSCORE', p .. 'u:' .. model .. ':' .. cls, share)
     end
-    if not waits then redis.call('ZREM', p .. 'sc:' .. model, share) end
+    if not waits then
+      redis.call('ZREM', p .. 'sc:' .. model, share)
+      done = done + 1
+    end
   end
 end
-return again
+return done

@@ -5,19 +5,19 @@ local at = clock()
 local jids = {unpack(ARGV, 2)}
 if jids[1] == '' then
   if redis.call('ZSCORE', p .. 'fes', fid) ~= jids[2] then return 0 end
-  redis.call('ZREM', p .. 'fes', fid)
   jids = redis.call('SMEMBERS', p .. 'fw:' .. fid)
 end
 for _, jid in ipairs(jids) do
-  redis.call('SREM', p .. 'fw:' .. fid, jid)
   local job = fields(jid, 'state', 'fe', 'on_disconnect')
   if job.state then
     local left = {}
     for fe in string.gmatch(job.fe or '', '[^,]+') do if fe ~= fid then left[#left + 1] = fe end end
     redis.call('HSET', p .. 'j:' .. jid, 'fe', table.concat(left, ','))
     if #left == 0 and job.on_disconnect == 'cancel' and (job.state == 'queued' or job.state == 'running') then
-      redis.call('ZADD', p .. 'un', stamp(at), jid)
+      redis.call('ZADD', p .. 'un', 'NX', stamp(at), jid)
     end
   end
+  redis.call('SREM', p .. 'fw:' .. fid, jid)
 end
+if ARGV[2] == '' then redis.call('ZREM', p .. 'fes', fid) end
 return #jids

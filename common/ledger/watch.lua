@@ -2,7 +2,7 @@
 -- ARGV: owner, jid, front end or '' (only read), after, most
 local jid, fid, after = ARGV[2], ARGV[3], tonumber(ARGV[4])
 local job = fields(jid, 'owner', 'state', 'seq', 'epoch', 'worker', 'fe')
-if not job.state or job.owner ~= ARGV[1] then return false end
+if not job.owner or job.owner ~= ARGV[1] then return false end
 local heard = 0
 if fid ~= '' and (job.state == 'queued' or job.state == 'running') then
   local count = 0
@@ -14,10 +14,7 @@ if fid ~= '' and (job.state == 'queued' or job.state == 'running') then
     redis.call('HSET', p .. 'j:' .. jid, 'fe', count == 0 and fid or (job.fe .. ',' .. fid))
     heard = 1
   end
-  if heard == 1 then
-    redis.call('SADD', p .. 'fw:' .. fid, jid)
-    redis.call('ZREM', p .. 'un', jid)
-  end
+  if heard == 1 then listen(jid, fid, clock()) end
 end
 return {job.state, job.seq, job.epoch, job.worker or '', heard,
   redis.call('LRANGE', p .. 't:' .. jid, after, after + tonumber(ARGV[5]) - 1)}

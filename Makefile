@@ -1,0 +1,49 @@
+# Everything a person types. `.venv` is made once and again only when requirements.lock changes.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= python3
+PY := .venv/bin/python
+LOCK := $(shell sha256sum requirements.lock | cut -c 1-16)
+READY := .venv/ready-$(LOCK)
+INDEX := $(if $(PENSTOCK_TORCH_INDEX),--extra-index-url $(PENSTOCK_TORCH_INDEX))
+
+.PHONY: help run test check compose-test bench clean
+
+help: ## what can be done here
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: $(READY) ## the whole service in the foreground; one Ctrl-C ends it
+	@exec $(PY) -m ops.cli.main up
+
+test: $(READY) ## all tests
+	@$(PY) -m pytest
+
+check: $(READY) ## format, lint, types, floors
+	@.venv/bin/ruff format --check .
+	@.venv/bin/ruff check .
+	@.venv/bin/mypy
+	@.venv/bin/lint-imports
+
+compose-test: ## one answer through the stack of docker-compose.yml
+	@ops/docker/compose-test.sh
+
+bench: $(READY) ## the figures, as a table and in build/bench.json
+	@$(PY) -m ops.bench
+
+clean: ## what tests and tools leave behind; not .venv, not .penstock
+	@rm -rf build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	@find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+
+# A machine's own pip fills the environment: Debian may lack ensurepip. Without pip, ensurepip must be there.
+$(READY): requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
+	  || { echo "penstock needs Python 3.11 to 3.13; say which with PYTHON=…" >&2; exit 1; }
+	@rm -rf .venv
+	@if $(PYTHON) -m pip --version >/dev/null 2>&1; then \
+	  $(PYTHON) -m venv --without-pip .venv && pip="$(PYTHON) -m pip --python $(PY)"; \
+	else \
+	  $(PYTHON) -m venv .venv && pip="$(PY) -m pip" || { echo "Neither pip nor venv: install python3-venv." >&2; exit 1; }; \
+	fi && \
+	$$pip --disable-pip-version-check install --quiet $(INDEX) -r requirements.lock && \
+	$$pip --disable-pip-version-check install --quiet --no-deps --no-build-isolation -e .
+	@touch $@

@@ -1,0 +1,92 @@
+"""The application: views, who may call them, errors, limits."""
+
+from flask import Flask, Response, current_app, g, request
+
+from api import body, errors
+from api.auth import Gate, is_loopback
+from api.hangup import Sweeper
+from api.hub import Hub
+from api.state import Door, Pulse, State, state
+from api.views import chat, health, models
+from common import telemetry
+from common.broker import Tickets
+from common.door import admission
+from common.errors import PermissionDeniedError
+from common.ledger.ledger import Ledger
+from common.settings import Settings
+
+
+def create_app(settings: Settings, door: Door | None = None) -> Flask:
+    """One front-end process, its threads running; ``close_app`` ends it."""
+    gate = Gate(settings)
+    ledger = Ledger(settings.ledgers)
+    hub = Hub(ledger)
+    parts = State(
+        settings=settings,
+        ledger=ledger,
+        hub=hub,
+        sweeper=Sweeper(ledger),
+        pulse=Pulse(hub, ledger),
+        gate=gate,
+        door=door or admission.Door(settings, ledger),
+        tickets=Tickets(settings),
+    )
+    app = Flask("penstock", static_folder=None)
+    app.url_map.strict_slashes = app.url_map.merge_slashes = False
+    app.config["MAX_CONTENT_LENGTH"] = settings.limits.body_bytes
+    app.extensions["penstock"] = parts
+    app.before_request(_admit)
+    app.after_request(_finish)
+    errors.register(app)
+    for blueprint in (health.bp, models.bp, chat.bp):
+        app.register_blueprint(blueprint)
+    parts.start()
+    return app
+
+
+def close_app(app: Flask) -> None:
+    """End its threads, children and connections."""
+    parts: State = app.extensions["penstock"]
+    parts.close()
+
+
+def _admit() -> None:
+    """Before every view: nobody unknown passes, unless the view is marked public."""
+    g.request_id = errors.request_id()
+    view = current_app.view_functions.get(request.endpoint or "")
+    if view is None or request.method == "OPTIONS" or getattr(view, "is_public", False):
+        return
+    parts = state()
+    _refuse_strange_host(parts)
+    g.who = parts.gate.check(request.headers, _body)
+
+
+def _refuse_strange_host(parts: State) -> None:
+    """Without keys, a web page elsewhere must not reach us under a name of its own that leads here."""
+    if not parts.gate.is_open or not is_loopback(parts.settings.host):
+        return
+    host = request.headers.get("Host", "")
+    name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
+    if not is_loopback(name):
+        raise PermissionDeniedError("Without API keys this server answers to names of this machine only.")
+
+
+def _body() -> bytes:
+    return body.read(state().settings.limits.body_s) if request.method == "POST" else b""
+
+
+def _finish(response: Response) -> Response:
+    """What every answer carries."""
+    telemetry.REQUESTS.labels(request.endpoint or "none", response.status_code).inc()
+    headers = response.headers
+    headers["x-request-id"] = g.request_id
+    headers["X-Content-Type-Options"] = "nosniff"
+    headers.setdefault("Cache-Control", "no-store")
+    origin = request.headers.get("Origin")
+    if origin and origin in state().settings.cors_origins:
+        headers["Access-Control-Allow-Origin"] = origin
+        headers["Access-Control-Allow-Headers"] = "authorization, content-type, x-request-id"
+        headers["Access-Control-Allow-Methods"] = "GET, POST"
+        headers["Access-Control-Expose-Headers"] = "x-request-id, x-job-id, x-ignored-params, retry-after"
+        headers.add("Vary", "Origin")
+    return response

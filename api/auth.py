@@ -1,0 +1,233 @@
+"""Who is asking: bearer keys, ``h2ogpt_key``, ``user="name:password"``; before every view that is not marked public.
+
+Keys and users are independent checks: both must pass where both are configured. Neither is ever stored or logged.
+"""
+
+import hashlib
+import hmac
+import ipaddress
+import json
+import secrets
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import structlog
+from argon2 import PasswordHasher
+from argon2.exceptions import InvalidHashError, VerificationError
+from gevent import get_hub, monkey
+from werkzeug.datastructures import Headers
+
+from common.errors import AuthenticationError, RateLimitError
+from common.identity import ANONYMOUS, Principal
+from common.settings import Settings, SettingsError
+
+_PASSWORD_BYTES = 1024
+_WRONG_A_MINUTE = 5
+_MINUTE_S = 60.0
+_REMEMBERED = 1024  # verified passwords: argon2 is slow by design
+_HASHES_AT_ONCE = 2  # argon2 is itself a way to use up a machine
+log = structlog.get_logger(part="auth")  # not telemetry: the parent loads this module and must not load counters
+View = TypeVar("View", bound=Callable[..., Any])
+
+
+def public(view: View) -> View:
+    """Mark a view that strangers may call."""
+    view.is_public = True  # type: ignore[attr-defined]
+    return view
+
+
+def is_loopback(host: str) -> bool:
+    """Whether ``host`` names this machine and nothing else."""
+    name = host.strip("[]").lower().rstrip(".")
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return name == "localhost" or name.endswith(".localhost")
+
+
+class Lines:
+    """A file's lines without blanks and comments, read again when it changes."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises SettingsError when it cannot be read: a service must not start open by accident."""
+        self._path = path
+        self._lock = threading.Lock()
+        try:
+            self._stamp, self._lines = self._stamp_now(), self._read()
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsError(f"{path} cannot be read: {error}.") from None
+
+    def lines(self) -> tuple[str, ...]:
+        """As the file stands now; as it last was readable, when it is not."""
+        with self._lock:
+            try:
+                stamp = self._stamp_now()
+                if stamp != self._stamp:
+                    self._lines, self._stamp = self._read(), stamp
+            except (OSError, UnicodeDecodeError):
+                log.warning("file not readable; its last content holds", path=str(self._path))
+            return self._lines
+
+    def _stamp_now(self) -> tuple[int, int, int]:
+        stat = self._path.stat()
+        return stat.st_mtime_ns, stat.st_size, stat.st_ino
+
+    def _read(self) -> tuple[str, ...]:
+        lines = (line.strip() for line in self._path.read_text().splitlines())
+        return tuple(line for line in lines if line and not line.startswith("#"))
+
+
+class Keys:
+    """The keys that open the door; none configured: any key, or none, does."""
+
+    def __init__(self, told: str) -> None:
+        """``told`` is a comma-separated list, or the path of a file with one key a line."""
+        self._file = Lines(Path(told)) if _is_path(told) else None
+        self._list = tuple(part.strip() for part in told.split(",") if part.strip())
+        if self._file is not None and not self._file.lines():
+            raise SettingsError(f"PENSTOCK_API_KEYS names {told}, which holds no key.")
+        self.is_open = not told.strip()
+
+    def key_id(self, key: str | None) -> str:
+        """Which key it is, as a name that can be stored. Raises AuthenticationError."""
+        if self.is_open:
+            return ANONYMOUS
+        if not key:
+            raise AuthenticationError("An API key is required: send it as 'Authorization: Bearer <key>'.")
+        digest = hashlib.sha256(key.encode(errors="surrogateescape")).digest()
+        known = [hashlib.sha256(line.encode()).digest() for line in (self._file.lines() if self._file else self._list)]
+        if not any([hmac.compare_digest(digest, other) for other in known]):  # noqa: C419  all of them: no timing
+            raise AuthenticationError("This API key is not known here.")
+        return digest[:8].hex()
+
+
+class Users:
+    """The users that ``user="name:password"`` is checked against; a file of ``name:argon2hash`` lines."""
+
+    def __init__(self, path: Path | None, access: Literal["open", "closed"]) -> None:
+        """Closed: nobody without a right password. Open: a name without one is a label."""
+        if access == "closed" and path is None:
+            raise SettingsError("PENSTOCK_AUTH_ACCESS=closed needs PENSTOCK_USERS_FILE.")
+        self._file = Lines(path) if path else None
+        self._is_closed = access == "closed"
+        self._hasher = PasswordHasher()
+        self._dummy = self._hasher.hash(secrets.token_hex(8)) if path else ""
+        self._hashing = threading.BoundedSemaphore(_HASHES_AT_ONCE)
+        self._secret = secrets.token_bytes(16)
+        self._verified: OrderedDict[bytes, None] = OrderedDict()
+        self._wrong: dict[str, list[float]] = {}  # known names -> when
+
+    @property
+    def are_asked(self) -> bool:
+        """Whether there is anything to check."""
+        return self._file is not None
+
+    def name(self, user: str | None) -> str | None:
+        """The user whose password was right; None for a label. Raises AuthenticationError and RateLimitError."""
+        name, colon, password = (user or "").partition(":")
+        if self._file is None or not (colon or self._is_closed):
+            return None
+        known = dict(line.split(":", 1) for line in self._file.lines() if ":" in line).get(name)
+        if known is None and not self._is_closed:
+            return None
+        if not colon or not self._is_right(known or self._dummy, name, password) or known is None:
+            raise AuthenticationError(
+                "The user and password are not known here: send user='name:password'.",
+                param="user",
+                code="invalid_credentials",
+            )
+        return name
+
+    def _is_right(self, known: str, name: str, password: str) -> bool:
+        given = password.encode(errors="surrogateescape")
+        if len(given) > _PASSWORD_BYTES:
+            return False
+        mark = hmac.digest(self._secret, b"\0".join((known.encode(), name.encode(errors="replace"), given)), "sha256")
+        if mark in self._verified:
+            return True
+        if len(self._wrong_lately(name)) >= _WRONG_A_MINUTE:
+            raise RateLimitError("Too many wrong passwords; try again in a minute.", retry_after_s=60)
+        with self._hashing:
+            is_right = _aside(self._verify, known, given)
+        if not is_right and known != self._dummy:
+            self._wrong[name] = [*self._wrong_lately(name), time.monotonic()]
+        if is_right:
+            self._verified[mark] = None
+            if len(self._verified) > _REMEMBERED:
+                self._verified.popitem(last=False)
+        return is_right
+
+    def _wrong_lately(self, name: str) -> list[float]:
+        return [at for at in self._wrong.get(name, ()) if time.monotonic() - at < _MINUTE_S]
+
+    def _verify(self, known: str, given: bytes) -> bool:
+        try:
+            return self._hasher.verify(known, given)
+        except (VerificationError, InvalidHashError):
+            return False
+
+
+def _is_path(told: str) -> bool:
+    """Whether it names a file rather than keys."""
+    try:
+        return told.startswith(("/", "./", "../")) or Path(told).is_file()
+    except OSError:  # longer than a name can be
+        return False
+
+
+def _aside(work: Callable[..., bool], *args: Any) -> bool:
+    """In a real thread where we run on greenlets: hashing must not hold up the streams."""
+    if monkey.is_module_patched("threading"):
+        return bool(get_hub().threadpool.apply(work, args))
+    return work(*args)
+
+
+class Gate:
+    """Turns what a request says of itself into a Principal."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Raises SettingsError."""
+        self._keys = Keys(settings.api_keys)
+        self._users = Users(settings.users_file, settings.auth_access)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether strangers pass."""
+        return self._keys.is_open
+
+    def check(self, headers: Headers, body: Callable[[], bytes]) -> Principal:
+        """Who it is; the body is read only when the headers do not say it. Raises AuthenticationError."""
+        key = _header_key(headers)
+        user = headers.get("x-user")
+        told: Mapping[str, Any] = {}
+        if (key is None and not self._keys.is_open) or (user is None and self._users.are_asked):
+            told = _object(body())
+        key_id = self._keys.key_id(key if key is not None else _text(told.get("h2ogpt_key")))
+        user = user if user is not None else _text(told.get("user"))
+        return Principal(user=self._users.name(user), key_id=key_id)
+
+
+def _header_key(headers: Headers) -> str | None:
+    """The key in ``Authorization: Bearer`` or ``api-key``; None when neither is there."""
+    authorization = headers.get("Authorization")
+    if authorization is None:
+        return headers.get("api-key")
+    scheme, _, key = authorization.partition(" ")
+    return key.strip() if scheme.lower() == "bearer" else ""
+
+
+def _object(body: bytes) -> Mapping[str, Any]:
+    """The body's fields; a body that is not an object has none (the view refuses it)."""
+    try:
+        told = json.loads(body) if body else {}
+    except (ValueError, RecursionError):
+        return {}
+    return told if isinstance(told, dict) else {}
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None

@@ -1,0 +1,33 @@
+"""A request's body: JSON by name, of bounded size, within a bounded time."""
+
+from contextlib import AbstractContextManager, nullcontext
+
+import gevent
+from flask import request
+from gevent import monkey
+
+from common.errors import MediaTypeError, SlowBodyError
+
+
+def read(limit_s: float) -> bytes:
+    """All of it. Raises MediaTypeError, SlowBodyError, and Flask's 413.
+
+    A body without a type is refused as well: browsers may send one to any site without asking first.
+    """
+    if request.mimetype != "application/json":
+        told = request.mimetype or "none"
+        raise MediaTypeError(f"The Content-Type must be application/json, not {told[:64]!r}; curl -d needs -H for it.")
+    if request.content_encoding:
+        raise MediaTypeError("Send the body without a Content-Encoding.")
+    with _deadline(limit_s):
+        return request.get_data()
+
+
+def _deadline(limit_s: float) -> AbstractContextManager[object]:
+    """Raise SlowBodyError when time is up; threads have no such bell, their server's time-outs must do."""
+    if not monkey.is_module_patched("socket"):
+        return nullcontext()
+    late: AbstractContextManager[object] = gevent.Timeout(
+        limit_s, SlowBodyError(f"The body did not arrive within {limit_s:g} s.")
+    )
+    return late

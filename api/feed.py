@@ -1,0 +1,185 @@
+"""One reader of one job's log: every entry once, in order, whatever happens to Redis meanwhile.
+
+Two positions: what stands in the buffer, and what was handed on (``seen``). Only the second one counts; rings are taken
+by their numbers, so old ones fall away and a gap sends us to the log.
+"""
+
+import contextlib
+import math
+import queue
+import time
+from collections.abc import Callable, Sequence
+
+from api.hub import Hub
+from common.errors import DrainingError, StorageError
+from common.jobs import Delta, Entry, Job, decode_event
+from common.ledger.ledger import Ledger
+from common.ledger.replies import Place, Ring, Watched
+
+MOST_BUFFERED = 256  # items: a client that reads more slowly is served from the log
+_PAGE = 512
+_AWAY_S = 0.5  # between two looks while Redis is away or heals
+
+
+class HangUp(Exception):  # noqa: N818  an event, not an error: nobody is left to read of it
+    """The client has gone."""
+
+
+class Feed:
+    """What a stream, or an answer that waits for its end, reads from."""
+
+    def __init__(self, hub: Hub, ledger: Ledger, job: Job, *, submit: Callable[[Job], Place]) -> None:
+        """``submit`` is called by ``open``, and again if Redis forgets the job before anything was shown."""
+        self.job = job
+        self.seen = 0
+        self.place: Place | None = None
+        self.began = time.monotonic()
+        self.is_gone = False  # the client hung up
+        self.is_over = False  # its last entry was handed on
+        self.is_answered = False  # the client was told of another end
+        self._hub, self._ledger, self._submit = hub, ledger, submit
+        self._may_replay = not job.reply.stream  # nothing was shown before the end
+        self.wake_at = math.inf
+        self._rings: queue.SimpleQueue[Ring | None] = queue.SimpleQueue()  # None: look at the flags and the clock
+        self._put = self._taken = 0  # items, each counted by one side only
+        self._is_stale = False  # the log knows more than the buffer
+        self._healing: tuple[int, str] | None = None  # whose items we wait for, after Redis lost some
+        self._is_draining = False
+
+    def open(self) -> None:
+        """Listen, then submit: no ring can be missed."""
+        self._hub.add(self)
+        try:
+            self.place = self._submit(self.job)
+        except BaseException:
+            self._hub.remove(self)
+            raise
+
+    def close(self) -> None:
+        """Stop listening; a job that goes on without us is told so."""
+        if not self._hub.remove(self) or self.is_over:
+            return
+        with contextlib.suppress(StorageError):  # the sweep notices in its time
+            self._ledger.unwatch(self.job.id, self._hub.front_end)
+
+    # the hub's side --------------------------------------------------------------------------------------------------
+    def ring(self, ring: Ring) -> None:
+        """Keep the items for the reader, if there is room."""
+        if self.buffered() > MOST_BUFFERED:
+            self._is_stale = True
+            return
+        self._put += len(ring.items)
+        self._rings.put(ring)
+
+    def buffered(self) -> int:
+        """Items that wait for the reader."""
+        return self._put - self._taken
+
+    def wake(self) -> None:
+        """Time is up, or something has changed."""
+        self._rings.put(None)
+
+    def renew(self) -> None:
+        """Read the log next, whatever was heard."""
+        self._is_stale = True
+        self.wake()
+
+    def hang_up(self) -> None:
+        """The client has gone."""
+        self.is_gone = True
+        self.wake()
+
+    def drain(self) -> None:
+        """This process is about to end."""
+        self._is_draining = True
+        self.wake()
+
+    # the reader's side -----------------------------------------------------------------------------------------------
+    def read(self, timeout_s: float) -> Sequence[Entry]:
+        """What is new; empty when nothing came in time, or only a wake-up. Raises HangUp and ApiError."""
+        if self.is_gone:
+            raise HangUp
+        if self._is_draining:
+            raise DrainingError("This server is going down; ask again.", retry_after_s=1)
+        entries = self._look(timeout_s) if self._is_stale else self._listen(timeout_s)
+        if entries and not isinstance(entries[-1].event, Delta):
+            self.is_over = True
+        return entries
+
+    def _listen(self, timeout_s: float) -> Sequence[Entry]:
+        until = time.monotonic() + timeout_s
+        self.wake_at = until  # the hub's clock wakes us: a timer of our own costs more than a ring
+        ring = self._rings.get()
+        self.wake_at = math.inf
+        if ring is None and time.monotonic() >= until:
+            return self._look(timeout_s)  # rings may be lost without a trace: a quiet while is a reason to look
+        entries: list[Entry] = []
+        while ring is not None:
+            self._taken += len(ring.items)
+            if ring.first > self.seen + 1:
+                self._is_stale = True
+                break
+            entries += self._fresh(ring)
+            if self._rings.empty():
+                break
+            ring = self._rings.get()
+        return entries
+
+    def _fresh(self, ring: Ring) -> list[Entry]:
+        """What of it was not handed on yet."""
+        skip = self.seen + 1 - ring.first
+        fresh = [Entry(ring.first + at, decode_event(ring.items[at])) for at in range(skip, len(ring.items))]
+        self.seen += len(fresh)
+        return fresh
+
+    def _look(self, timeout_s: float) -> Sequence[Entry]:
+        """Register once more, and read the log from where we are."""
+        self._is_stale = False  # before reading: whoever sets it meanwhile is right
+        try:
+            watched = self._ledger.watch(self.job.owner, self.job.id, self._hub.front_end, self.seen, _PAGE)
+            if watched is None and (self._may_replay or not self.seen):
+                return self._resubmit()
+        except StorageError:
+            return self._pause(timeout_s)
+        if watched is None:
+            raise StorageError("The storage lost this answer in mid-way; ask again.", retry_after_s=1)
+        if watched.seq < self.seen:
+            return self._heal(watched, timeout_s)
+        self._healing = None
+        self.seen += len(watched.entries)
+        if watched.seq > self.seen:
+            self._is_stale = True
+        elif not (watched.is_heard or watched.entries):  # too many watchers: nobody rings for us
+            return self._pause(timeout_s)
+        return watched.entries
+
+    def _resubmit(self) -> Sequence[Entry]:
+        """Redis forgot the job, and the client has seen nothing: the same one again."""
+        self.seen = 0
+        self.place = self._submit(self.job)
+        return ()
+
+    def _heal(self, watched: Watched, timeout_s: float) -> Sequence[Entry]:
+        """Redis lost items that were handed on: they come again from the same worker's memory, or never."""
+        if self._may_replay:
+            self.seen = watched.seq
+            self._is_stale = True
+            return ()
+        whose = (watched.epoch, watched.worker)
+        if watched.state != "running" or self._healing not in {None, whose}:
+            raise StorageError("The storage lost a part of this answer; ask again.", retry_after_s=1)
+        self._healing = whose
+        return self._pause(timeout_s)
+
+    def _pause(self, timeout_s: float) -> Sequence[Entry]:
+        """Look again when something rings, or after a while."""
+        self._is_stale = True
+        with contextlib.suppress(queue.Empty):
+            while not self._rings.empty():
+                self._taken += self._size(self._rings.get_nowait())
+            self._taken += self._size(self._rings.get(timeout=min(timeout_s, _AWAY_S)))
+        return ()
+
+    @staticmethod
+    def _size(ring: Ring | None) -> int:
+        return len(ring.items) if ring is not None else 0

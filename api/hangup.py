@@ -1,0 +1,94 @@
+"""Who has hung up: WSGI has no event for it, so one thread asks the kernel about all client sockets at once.
+
+A socket that its client has closed, or half closed, counts. What we close ourselves is forgotten first.
+"""
+
+import select
+import threading
+import time
+from typing import Any
+
+from gevent import monkey
+
+from api.feed import Feed
+from common import telemetry
+from common.errors import StorageError
+from common.ledger.ledger import Ledger
+
+_SWEEP_S = 0.25
+log = telemetry.logger("hangup")
+
+
+class Sweeper:
+    """Tells streams that nobody listens, and cancels their jobs after their grace."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        """``start`` begins."""
+        self._ledger = ledger
+        self._lock = threading.Lock()
+        # gevent has no poll of its own, and poll(0) waits for nothing: the original does under greenlets, too
+        self._poll: select.poll = monkey.get_original("select", "poll")()
+        self._feeds: dict[int, Feed] = {}  # by file descriptor
+        self._filenos: dict[Feed, int] = {}
+        self._due: dict[Feed, float] = {}  # when to cancel
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="hangups", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """End soon."""
+        self._stopping.set()
+        self._thread.join()
+
+    def watch(self, feed: Feed, socket: Any) -> None:
+        """Look after this client."""
+        fileno = socket.fileno()
+        with self._lock:
+            self._feeds[fileno], self._filenos[feed] = feed, fileno
+            self._poll.register(fileno, select.POLLRDHUP)
+
+    def forget(self, feed: Feed) -> None:
+        """Its connection is no longer of interest; must come before the connection is closed."""
+        with self._lock:
+            if feed in self._filenos:
+                self._drop(self._filenos[feed])
+
+    def lost(self, feed: Feed) -> None:
+        """The client has gone; its job is cancelled after its grace, if it is one of those."""
+        feed.hang_up()
+        if feed.job.on_disconnect == "cancel" and not feed.is_over:
+            with self._lock:
+                self._due.setdefault(feed, time.monotonic() + feed.job.grace_s)
+
+    def _run(self) -> None:
+        while not self._stopping.wait(_SWEEP_S):
+            for feed in self._hung_up():
+                self.lost(feed)
+            self._cancel_due()
+
+    def _hung_up(self) -> list[Feed]:
+        with self._lock:
+            gone = [fileno for fileno, _event in self._poll.poll(0)]
+            return [self._drop(fileno) for fileno in gone]
+
+    def _drop(self, fileno: int) -> Feed:
+        self._poll.unregister(fileno)
+        feed = self._feeds.pop(fileno)
+        del self._filenos[feed]
+        return feed
+
+    def _cancel_due(self) -> None:
+        now = time.monotonic()
+        with self._lock:
+            due = [feed for feed, at in self._due.items() if at <= now]
+        for feed in due:
+            try:
+                if not feed.is_over:
+                    self._ledger.cancel(feed.job.owner, feed.job.id)
+            except StorageError:
+                return  # the next sweep tries again
+            with self._lock:
+                del self._due[feed]

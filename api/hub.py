@@ -1,0 +1,174 @@
+"""The one subscriber of this process: it hears what workers say and hands it to the streams that wait for it.
+
+A thread listens to each partition. The bell is quick but may lose a ring; whoever misses a number reads the log.
+Only stdlib threading primitives: the same code runs on greenlets and on threads.
+"""
+
+import secrets
+import threading
+import time
+from collections.abc import Sequence
+from typing import Protocol
+
+from common import telemetry
+from common.errors import StorageError
+from common.jobs import Job
+from common.ledger.ledger import Bell, Ledger
+from common.ledger.replies import Ring
+
+_RETRY_S = (0.02, 1.0)
+_BURST = 64  # jobs handed on before others may run: keeps short requests quick
+_TICK_S = 0.1
+_LISTEN_S = 0.25  # how soon a stop is seen
+log = telemetry.logger("hub")
+
+
+class Listener(Protocol):
+    """A stream, as the hub sees it."""
+
+    job: Job
+    wake_at: float  # on the monotonic clock
+
+    def ring(self, ring: Ring) -> None:
+        """New items of its job."""
+
+    def wake(self) -> None:
+        """``wake_at`` has come."""
+
+    def renew(self) -> None:
+        """Rings may have been lost: read the log."""
+
+    def drain(self) -> None:
+        """This process is about to end."""
+
+
+def partition_of(job: Job) -> int:
+    """Where it lives, as its id says."""
+    return int(job.id[-2:], 16)
+
+
+class Hub:
+    """All streams of this process, and the lines on which their items come in."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        """Lines are opened by ``start``."""
+        self.front_end = secrets.token_hex(8)
+        self._ledger = ledger
+        self._lock = threading.Lock()
+        self._listeners: dict[str, tuple[Listener, ...]] = {}  # by job id; tuples are replaced, never changed
+        self._stopping = threading.Event()
+        self._clock = threading.Thread(target=self._tick, name="hub-clock", daemon=True)
+        self._lines = tuple(Line(self, number, bell) for number, bell in enumerate(ledger.bells(self.front_end)))
+
+    def start(self) -> None:
+        """Listen from now on."""
+        self.beat()
+        self._clock.start()
+        for line in self._lines:
+            line.start()
+
+    def close(self) -> None:
+        """End the threads and give the connections back."""
+        self._stopping.set()
+        self._clock.join()
+        for line in self._lines:
+            line.stop()
+
+    def wait_heard(self, partition: int, timeout_s: float) -> None:
+        """Until the subscription is confirmed. Raises StorageError."""
+        if not self._lines[partition].hears.wait(timeout_s):
+            raise StorageError("The storage does not answer; try again.", retry_after_s=5)
+
+    def add(self, listener: Listener) -> None:
+        """Hand it all rings of its job, from now on."""
+        with self._lock:
+            self._listeners[listener.job.id] = (*self._listeners.get(listener.job.id, ()), listener)
+
+    def remove(self, listener: Listener) -> bool:
+        """No more of them; True when it was the job's last listener here."""
+        with self._lock:
+            left = tuple(other for other in self._listeners.pop(listener.job.id, ()) if other is not listener)
+            if left:
+                self._listeners[listener.job.id] = left
+            return not left
+
+    def listeners(self) -> Sequence[Listener]:
+        """All of them, now."""
+        with self._lock:
+            return [listener for listeners in self._listeners.values() for listener in listeners]
+
+    def count(self) -> int:
+        """How many jobs are listened for."""
+        return len(self._listeners)
+
+    def dispatch(self, ring: Ring) -> None:
+        """Hand new items to whoever waits for them."""
+        for listener in self._listeners.get(ring.job_id, ()):
+            listener.ring(ring)
+
+    def renew(self, partition: int) -> None:
+        """A line was cut and is heard again: all its listeners read the log."""
+        for listener in self.listeners():
+            if partition_of(listener.job) == partition:
+                listener.renew()
+
+    def beat(self) -> None:
+        """Say that this front end lives; when Redis is away nobody judges beats."""
+        try:
+            self._ledger.beat_front_end(self.front_end)
+        except StorageError:
+            log.debug("beat not sent")
+
+    def _tick(self) -> None:
+        """One clock for all streams: a quiet one is woken when its time is up."""
+        while not self._stopping.wait(_TICK_S):
+            now = time.monotonic()
+            for listener in self.listeners():
+                if listener.wake_at <= now:
+                    listener.wake()
+
+
+class Line:
+    """The subscription in one partition, for as long as the process lives."""
+
+    def __init__(self, hub: Hub, partition: int, bell: Bell) -> None:
+        """Nothing is opened yet."""
+        self.hears = threading.Event()
+        self._hub, self._partition, self._bell = hub, partition, bell
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"hub-{partition}", daemon=True)
+        self._handed = 0
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End soon."""
+        self._stopping.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        delay, most = _RETRY_S
+        while not self._stopping.is_set():
+            try:
+                self._bell.subscribe()
+                self._hub.renew(self._partition)
+                self.hears.set()
+                delay = _RETRY_S[0]
+                self._listen()
+            except Exception as error:  # noqa: BLE001  whatever it is, this line must be heard again
+                if self.hears.is_set() or delay == _RETRY_S[0]:
+                    log.warning("line lost", partition=self._partition, reason=type(error).__name__)
+                self.hears.clear()
+                self._stopping.wait(delay)
+                delay = min(2 * delay, most)
+        self._bell.close()
+
+    def _listen(self) -> None:
+        while not self._stopping.is_set():
+            for ring in self._bell.listen(_LISTEN_S) or ():
+                self._hub.dispatch(ring)
+                self._handed += 1
+                if self._handed % _BURST == 0:
+                    time.sleep(0)  # not a wait: lets others run in the middle of a burst

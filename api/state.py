@@ -1,0 +1,160 @@
+"""Everything a front-end process holds, in one frozen object."""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar, cast
+
+from flask import current_app
+
+from api.auth import Gate
+from api.feed import Feed
+from api.hangup import Sweeper
+from api.hub import Hub, partition_of
+from common.broker import Tickets
+from common.door.admission import Headers
+from common.errors import DrainingError, StorageError, UnavailableError
+from common.identity import Principal
+from common.jobs import Job
+from common.ledger.ledger import Ledger
+from common.ledger.replies import Place
+from common.protocol.chat import ChatRequest
+from common.protocol.completions import CompletionRequest
+from common.settings import Settings
+
+_PATIENCE_S = 5.0  # a new request waits so long for Redis
+_RETRY_S = 0.1
+_PULSE_S = 1.0
+_BUSY_RETRY_S = 2
+Ask = ChatRequest | CompletionRequest
+T = TypeVar("T")
+
+
+class Door(Protocol):
+    """What turns a request into a job."""
+
+    def admit(self, ask: Ask, who: Principal, headers: Headers) -> Job:
+        """Refuse it, or say what must be done."""
+
+    def close(self) -> None:
+        """Leave no child."""
+
+
+class Pulse:
+    """Once a second: say that we live, and see how full the storage is."""
+
+    def __init__(self, hub: Hub, ledger: Ledger) -> None:
+        self.memory_fraction = 0.0
+        self._hub, self._ledger = hub, ledger
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="pulse", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """End soon."""
+        self._stopping.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            self._hub.beat()
+            try:
+                self.memory_fraction = self._ledger.memory_fraction()
+            except StorageError:
+                self.memory_fraction = 0.0  # unknown; a write will say
+            if self._stopping.wait(_PULSE_S):
+                return
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """The parts of this process, from its start to its drain."""
+
+    settings: Settings
+    ledger: Ledger
+    hub: Hub
+    sweeper: Sweeper
+    pulse: Pulse
+    gate: Gate
+    door: Door
+    tickets: Tickets
+    draining: threading.Event = field(default_factory=threading.Event)
+
+    def start(self) -> None:
+        """Open the lines."""
+        self.hub.start()
+        self.sweeper.start()
+        self.pulse.start()
+
+    def close(self) -> None:
+        """End threads and children, give connections back."""
+        self.sweeper.close()
+        self.pulse.close()
+        self.hub.close()
+        self.door.close()
+        self.tickets.close()
+        self.ledger.close()
+
+    def drain(self) -> None:
+        """Take nothing more; end what is still open after a while. Returns at once."""
+        if not self.draining.is_set():
+            self.draining.set()
+            timer = threading.Timer(self.settings.drain_s, self._end_feeds)
+            timer.daemon = True
+            timer.start()
+
+    def _end_feeds(self) -> None:
+        for listener in self.hub.listeners():
+            listener.drain()
+
+    def open_feed(self, ask: Ask, who: Principal, headers: Headers) -> Feed:
+        """The job that ``ask`` becomes, submitted, and what is read of it. Raises ApiError."""
+        self._refuse_if_unable()
+        until = time.monotonic() + _PATIENCE_S
+        job = self._patiently(until, lambda: self.door.admit(ask, who, headers))
+        self.hub.wait_heard(partition_of(job), max(0.0, until - time.monotonic()))
+        feed = Feed(self.hub, self.ledger, job, submit=self._submit)
+        try:
+            self._patiently(until, feed.open)
+        except StorageError:
+            self.sweeper.lost(feed)  # it may have been stored although we never heard so
+            raise
+        return feed
+
+    def end_feed(self, feed: Feed) -> None:
+        """Its reader reads no more; unless it knows the end, its client has gone."""
+        self.sweeper.forget(feed)
+        if not (feed.is_over or feed.is_answered or feed.is_gone):
+            self.sweeper.lost(feed)
+        feed.close()
+
+    def _submit(self, job: Job) -> Place:
+        place = self.ledger.submit(job, self.settings.limits, self.hub.front_end)
+        self.tickets.send(job.model)
+        return place
+
+    def _refuse_if_unable(self) -> None:
+        if self.draining.is_set():
+            raise DrainingError("This server is going down; ask again.", retry_after_s=1)
+        if self.hub.count() >= self.settings.limits.streams:
+            raise UnavailableError("Too many answers are open here; ask again.", retry_after_s=_BUSY_RETRY_S)
+        if self.pulse.memory_fraction > self.settings.limits.memory_fraction:
+            raise StorageError("The storage is full; try again later.", retry_after_s=10)
+
+    def _patiently(self, until: float, work: Callable[[], T]) -> T:
+        """Do it, again while Redis is away, until then; safe because a job is stored once however often it is sent."""
+        while True:
+            try:
+                return work()
+            except StorageError:
+                if time.monotonic() + _RETRY_S >= until or self.draining.wait(_RETRY_S):
+                    raise
+
+
+def state() -> State:
+    """This application's."""
+    return cast("State", current_app.extensions["penstock"])

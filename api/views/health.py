@@ -1,0 +1,54 @@
+"""For those who watch us: alive, ready, and which version."""
+
+from importlib.metadata import PackageNotFoundError, version
+
+from flask import Blueprint, Response
+
+from api.auth import public
+from api.errors import json_response
+from api.state import State, state
+from common.errors import StorageError
+
+bp = Blueprint("health", __name__)
+
+
+@bp.get("/health")
+@public
+def health() -> Response:
+    """This process lives."""
+    return json_response({"status": "alive"})
+
+
+@bp.get("/ready")
+@public
+def ready() -> Response:
+    """A request would be answered."""
+    reasons = _reasons(state())
+    if reasons:
+        return json_response({"status": "not ready", "reasons": reasons}, 503, {"Retry-After": "1"})
+    return json_response({"status": "ready"})
+
+
+@bp.get("/version")
+@public
+def release() -> Response:
+    """Which penstock this is."""
+    return json_response({"version": _version()})
+
+
+def _reasons(parts: State) -> list[str]:
+    if parts.draining.is_set():
+        return ["this server is going down"]
+    try:
+        parts.ledger.ping()
+        served = {worker.model for worker in parts.ledger.workers() if worker.state == "ready"}
+    except StorageError:
+        return ["the storage does not answer"]
+    return [f"no worker serves {model.name}" for model in parts.settings.models if model.name not in served]
+
+
+def _version() -> str:
+    try:
+        return version("penstock")
+    except PackageNotFoundError:
+        return "0.1.0+source"  # run from a checkout that was not installed

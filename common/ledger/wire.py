@@ -1,0 +1,130 @@
+"""Between the scripts' words and our nouns; pure."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal, cast
+
+from common.errors import CancelledError, ExpiredError, InternalError
+from common.jobs import CLASSES, Class, Delta, Entry, Failed, Job, decode_event
+from common.ledger.replies import BeatReply, Claim, Emission, EmitReply, Place, Ring, State, Watched, WorkerInfo
+
+Ids = Sequence[bytes]
+Counts = Sequence[bytes | None]
+
+CANCELLED = Failed.of(CancelledError("The request was cancelled."))
+EXPIRED = Failed.of(ExpiredError("The request did not end within its time."))
+POISON = Failed.of(InternalError("The request stopped its worker three times and was given up.", code="poison"))
+_GUESS_S = 5
+
+
+def lua_items() -> str:
+    """The ends that scripts write themselves, as Lua."""
+    ends = {"cancelled": CANCELLED, "expired": EXPIRED, "poison": POISON}
+    return "".join(f"local {name.upper()} = [==[{end.encode()}]==]\n" for name, end in ends.items())
+
+
+def submission(job: Job) -> list[str | int | float]:
+    """What the scripts need to know of a job, and its body."""
+    told: dict[str, str | int | float] = {
+        "model": job.model,
+        "cls": job.cls,
+        "share": job.share,
+        "owner": job.owner,
+        "priority": int(job.priority),
+        "prompt_tokens": job.prompt_tokens,
+        "cost": job.cost,
+        "weight": 1,
+        "keep_s": job.keep_s,
+        "on_disconnect": job.on_disconnect,
+        "body": job.encode(),
+    }
+    return [part for pair in told.items() for part in pair]
+
+
+def place(position: bytes, eta: bytes) -> Place:
+    """Where a job waits."""
+    return Place(int(position), float(eta) if eta else None)
+
+
+def retry_after(eta: bytes) -> int:
+    """How long to stay away: what was measured, else a guess that the SDKs obey."""
+    return round(float(eta)) if eta else _GUESS_S
+
+
+def state(raw: bytes) -> State:
+    """As the scripts spell it."""
+    return cast("State", raw.decode())
+
+
+def watched(after: int, name: bytes, numbers: Sequence[bytes], worker: bytes, items: Ids, *, is_heard: bool) -> Watched:
+    """WATCH's reply."""
+    seq, epoch = map(int, numbers)
+    entries = tuple(Entry(number, decode_event(item)) for number, item in enumerate(items, after + 1))
+    return Watched(state(name), seq, epoch, worker.decode(), is_heard, entries)
+
+
+def claim(epoch: bytes, attempts: bytes, seq: bytes, body: bytes, items: Ids) -> Claim:
+    """CLAIM's reply."""
+    said = tuple(event for item in items if isinstance(event := decode_event(item), Delta))
+    return Claim(Job.decode(body), int(epoch), int(attempts), int(seq), said)
+
+
+def step(worker: str, model: str, emissions: Sequence[Emission]) -> list[str]:
+    """EMIT's arguments."""
+    args = [worker, model]
+    for one in emissions:
+        args.append(f"{one.job_id} {one.epoch} {one.after} {one.tokens} {len(one.items)} {one.end or ''}")
+        args += one.items
+    return args
+
+
+def emit_reply(replies: Sequence[tuple[Ids, Ids, Ids, Ids, Ids, Counts]]) -> EmitReply:
+    """What all partitions said of a step."""
+    fenced, gone, behind, cancelled, expired, waiting = zip(*replies, strict=True)
+    told = ids(behind)
+    return EmitReply(
+        ids(fenced),
+        ids(gone),
+        dict(zip(told[::2], map(int, told[1::2]), strict=True)),
+        ids(cancelled),
+        ids(expired),
+        counts(waiting),
+    )
+
+
+def beat(info: WorkerInfo, name: str, counters: Mapping[str, float], held: Iterable[str] | None) -> list[str | float]:
+    """BEAT's arguments."""
+    told = ("model", info.model, "slots", info.slots, "free", info.free, "state", info.state)
+    rate = ("tokens_per_s", info.tokens_per_s or 0)
+    counted = [part for pair in counters.items() for part in pair]
+    jobs = ("",) if held is None else ("held", *held)
+    return [info.worker, info.model, name, len(told) + len(rate), *told, *rate, len(counted), *counted, *jobs]
+
+
+def beat_reply(replies: Sequence[tuple[Ids, Ids, Counts]]) -> BeatReply:
+    """What all partitions said to a beat."""
+    cancelled, expired, waiting = zip(*replies, strict=True)
+    return BeatReply(ids(cancelled), ids(expired), counts(waiting))
+
+
+def worker_info(row: Ids) -> WorkerInfo:
+    """What a worker said of itself."""
+    worker, model, slots, free, told, rate = (cell.decode() for cell in row)
+    is_ready = cast("Literal['ready', 'draining']", told)
+    return WorkerInfo(worker, model, int(slots), int(free), is_ready, float(rate) or None)
+
+
+def ring(record: bytes) -> Ring:
+    """One job's part of a message on a front end's channel."""
+    job_id, first, ended, *items = record.split(b"\x1f")
+    return Ring(job_id.decode(), int(first), ended == b"1", tuple(items))
+
+
+def ids(groups: Iterable[Ids]) -> tuple[str, ...]:
+    """All partitions' together."""
+    return tuple(one.decode() for group in groups for one in group)
+
+
+def counts(rows: Iterable[Counts]) -> dict[Class, int]:
+    """All partitions' waiting jobs together."""
+    columns = zip(*rows, strict=True)
+    return {cls: sum(int(count or 0) for count in column) for cls, column in zip(CLASSES, columns, strict=True)}

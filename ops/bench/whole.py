@@ -1,0 +1,92 @@
+"""The whole house, measured from outside: start, first token, memory, and the pause when a worker is killed."""
+
+import itertools
+import signal
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from ops.bench.stack import Stack
+
+_COUNT = [{"role": "user", "content": "Count from 1 to 100."}]
+_COUNTING = """
+[[models]]
+name = "counting"
+path = "counting:?step_ms=20&answer=150"
+"""
+
+
+def measure() -> dict[str, float]:
+    """All figures of this page, by flat keys."""
+    with tempfile.TemporaryDirectory() as folder:
+        figures = _alone(Path(folder))
+    with tempfile.TemporaryDirectory() as folder:
+        return figures | _killed(Path(folder))
+
+
+def _alone(folder: Path) -> dict[str, float]:
+    """One worker with the bundled model."""
+    started = time.monotonic()
+    stack = Stack(folder)
+    try:
+        stack.wait_ready()
+        figures = {"ready_s": time.monotonic() - started}
+        firsts = [_first_token_s(stack) for _ in range(20)]
+        front_ends = stack.processes("api.server") or stack.processes("gunicorn")
+        resident = [process.memory_info().rss for process in front_ends]
+        return figures | {
+            "first_token_p50_ms": 1000 * statistics.median(firsts),
+            "first_token_max_ms": 1000 * max(firsts),
+            "front_end_rss_mb": max(resident) / 1e6,
+        }
+    finally:
+        stack.stop()
+
+
+def _first_token_s(stack: Stack) -> float:
+    started = time.monotonic()
+    with stack.client().chat.completions.create(
+        model="penstock-demo", messages=[{"role": "user", "content": "Who are you?"}], max_tokens=1, stream=True
+    ) as stream:
+        for part in stream:
+            if part.choices and part.choices[0].delta.content:
+                break
+    return time.monotonic() - started
+
+
+def _killed(folder: Path) -> dict[str, float]:
+    """Kill the worker that feeds a stream, ten times; another one stands by."""
+    stack = Stack(folder, _COUNTING, workers="2")
+    try:
+        stack.wait_ready()
+        pauses = [_pause_s(stack) for _ in range(10)]
+    finally:
+        stack.stop()
+    return {"kill_pause_p50_s": statistics.median(pauses), "kill_pause_max_s": max(pauses)}
+
+
+def _pause_s(stack: Stack) -> float:
+    """The longest silence of one stream whose worker is killed in its middle."""
+    ledger = stack.ledger()
+    stream = stack.client().chat.completions.create(
+        model="counting", messages=[{"role": "user", "content": "Go."}], max_tokens=150, temperature=0, stream=True
+    )
+    times = iter(_times(stream))
+    seen = [next(times) for _ in range(5)]
+    busy = next(info.worker for info in ledger.workers() if info.free < info.slots)
+    for engine in stack.engines():
+        if any(busy in word for word in engine.cmdline()):
+            engine.send_signal(signal.SIGKILL)
+    seen += times
+    end = time.monotonic() + 30
+    while len(ledger.workers()) < 2 and time.monotonic() < end:  # noqa: PLR2004  both are back
+        time.sleep(0.1)
+    ledger.close()
+    return max(after - before for before, after in itertools.pairwise(seen))
+
+
+def _times(stream: Iterator[object]) -> Iterator[float]:
+    for _ in stream:
+        yield time.monotonic()

@@ -1,0 +1,140 @@
+"""What must be true of the ledger's keys at any time, and a worker that a test drives call by call."""
+
+from collections import Counter
+from typing import Any
+
+import redis
+
+from common.jobs import CLASSES, Class, Delta, Done, Failed, Job, Usage
+from common.ledger.ledger import Ledger
+from common.ledger.replies import Claim, Emission, EmitReply, End, WorkerInfo
+from common.settings import Limits
+
+LIMITS = Limits()
+OPEN = {"queued", "running"}
+MOST_LISTENERS = 4
+
+
+def audit(url: str, tag: str = "{q00}") -> None:
+    """Fails when any two keys contradict each other."""
+    client: Any = redis.Redis.from_url(url, decode_responses=True)
+    with client:
+        jobs = {key.rsplit(":", 1)[1]: client.hgetall(key) for key in client.scan_iter(f"{tag}:j:*", count=1000)}
+        for job_id, job in jobs.items():
+            _audit_log(client, tag, job_id, job)
+        _audit_queues(client, tag, jobs)
+        _audit_members(client, tag, jobs)
+
+
+def _audit_log(client: Any, tag: str, job_id: str, job: dict[str, str]) -> None:
+    log = f"{tag}:t:{job_id}"
+    assert int(job["seq"]) == client.llen(log)
+    ttls = {client.ttl(key) for key in (f"{tag}:j:{job_id}", log) if client.exists(key)}
+    if job["state"] in OPEN:
+        assert ttls == {-1}, "an open job never expires"
+        assert client.zscore(f"{tag}:dl", job_id), "an open job has a deadline"
+    else:
+        assert all(0 < ttl <= int(job["keep_s"]) for ttl in ttls), "an ended job expires with its log"
+        assert client.zscore(f"{tag}:dl", job_id) is None
+        assert client.zscore(f"{tag}:un", job_id) is None
+
+
+def _audit_queues(client: Any, tag: str, jobs: dict[str, dict[str, str]]) -> None:
+    waiting: list[str] = []
+    counted: Counter[str] = Counter()
+    for key in client.scan_iter(f"{tag}:l:*", count=1000):
+        _, _, model, cls, share = key.split(":")
+        ids = client.lrange(key, 0, -1)
+        assert {(jobs[one]["model"], jobs[one]["cls"], jobs[one]["share"]) for one in ids} == {(model, cls, share)}
+        assert client.zscore(f"{tag}:u:{model}:{cls}", share) == client.zscore(f"{tag}:sc:{model}", share)
+        waiting += ids
+        counted[f"{model}:{cls}"] += len(ids)
+    assert sorted(waiting) == sorted(job_id for job_id, job in jobs.items() if job["state"] == "queued")
+    for model in client.smembers(f"{tag}:models"):
+        for cls in CLASSES:
+            assert int(client.hget(f"{tag}:st:{model}", f"ready:{cls}") or 0) == counted[f"{model}:{cls}"]
+            lists = list(client.scan_iter(f"{tag}:l:{model}:{cls}:*", count=1000))
+            assert client.zcard(f"{tag}:u:{model}:{cls}") == len(lists)
+
+
+def _audit_members(client: Any, tag: str, jobs: dict[str, dict[str, str]]) -> None:
+    for worker, one in [*_members(client, f"{tag}:w:*"), *_members(client, f"{tag}:c:*")]:
+        assert (jobs[one]["state"], jobs[one]["worker"]) == ("running", worker)
+    for front_end, one in _members(client, f"{tag}:fw:*"):
+        assert client.zscore(f"{tag}:fes", front_end), "whoever listens is judged by its beat"
+        assert jobs[one]["state"] in OPEN
+        assert front_end in jobs[one]["fe"].split(",")
+    for job_id, job in jobs.items():
+        if job["state"] == "running":
+            assert client.sismember(f"{tag}:w:{job['worker']}", job_id)
+            assert client.zscore(f"{tag}:workers", job["worker"]), "whoever holds a job is judged by its beat"
+        if job["state"] in OPEN:
+            _audit_listeners(client, tag, job_id, job)
+
+
+def _members(client: Any, pattern: str) -> list[tuple[str, str]]:
+    keys = client.scan_iter(pattern, count=1000)
+    return [(key.rsplit(":", 1)[1], member) for key in keys for member in client.smembers(key)]
+
+
+def _audit_listeners(client: Any, tag: str, job_id: str, job: dict[str, str]) -> None:
+    listeners = [one for one in job["fe"].split(",") if one]
+    assert len(listeners) <= MOST_LISTENERS
+    assert all(client.sismember(f"{tag}:fw:{one}", job_id) for one in listeners)
+    if "cancel" not in job:
+        is_noted = client.zscore(f"{tag}:un", job_id) is not None
+        assert is_noted == (job["on_disconnect"] == "cancel" and not listeners)
+
+
+class Hand:
+    """One worker: claims, says, ends."""
+
+    def __init__(self, ledger: Ledger, name: str = "w1", model: str = "m") -> None:
+        self.ledger, self.name, self.model = ledger, name, model
+
+    def info(self, *, free: int = 32, rate: float | None = None) -> WorkerInfo:
+        return WorkerInfo(self.name, self.model, 32, free, "ready", rate)
+
+    def claim(self, *classes: Class, has_room: bool = True) -> Claim:
+        claim = self.ledger.claim(self.name, self.model, classes or CLASSES, has_room=has_room)
+        assert claim is not None
+        return claim
+
+    def finds(self, *classes: Class) -> bool:
+        return self.ledger.claim(self.name, self.model, classes or CLASSES) is not None
+
+    def emit(self, *emissions: Emission) -> EmitReply:
+        return self.ledger.emit(self.name, self.model, emissions)
+
+    def say(self, claim: Claim, *texts: str, after: int = 0) -> EmitReply:
+        return self.emit(said(claim, *texts, after=after))
+
+    def end(self, claim: Claim, after: int = 0, tokens: int = 0) -> EmitReply:
+        return self.emit(done(claim, after, tokens))
+
+
+def item(text: str) -> str:
+    return Delta(text, (7,)).encode()
+
+
+def said(claim: Claim, *texts: str, after: int = 0) -> Emission:
+    return Emission(claim.job.id, claim.epoch, after, tuple(map(item, texts)), len(texts))
+
+
+def done(claim: Claim, after: int = 0, tokens: int = 0) -> Emission:
+    items = (Done(Usage(claim.job.prompt_tokens, tokens)).encode(),)
+    return Emission(claim.job.id, claim.epoch, after, items, tokens, "done")
+
+
+def failed(claim: Claim, why: Failed, end: End, after: int = 0) -> Emission:
+    return Emission(claim.job.id, claim.epoch, after, (why.encode(),), 0, end)
+
+
+def texts(ledger: Ledger, job: Job, after: int = 0) -> list[str]:
+    """The log's texts; ends as their names."""
+    watched = ledger.read(job.owner, job.id, after)
+    assert watched is not None
+    return [
+        event.text if isinstance(event, Delta) else "failed" if isinstance(event, Failed) else "done"
+        for event in (entry.event for entry in watched.entries)
+    ]

@@ -1,0 +1,93 @@
+"""What breaks in mid-stream is not noticed by the client."""
+
+import signal
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from tests.builders import a_job
+
+from common.jobs import Sampling
+from common.settings import Limits
+from ops.bench.stack import Stack
+
+DEMO = "penstock-demo"
+LONG = "Count from 1 to 100."
+COUNTING = """
+[[models]]
+name = "counting"
+path = "counting:?step_ms=10&answer=400"
+slots = 4
+"""
+
+
+def _ask(stack: Stack, **changes: Any) -> Any:
+    ask = {"model": DEMO, "messages": [{"role": "user", "content": LONG}], "temperature": 0, "max_tokens": 700}
+    return stack.client().chat.completions.create(**ask | changes)
+
+
+def _text(parts: Iterable[Any]) -> str:
+    return "".join(part.choices[0].delta.content or "" for part in parts if part.choices)
+
+
+def _until(true: Callable[[], bool], timeout_s: float = 10) -> bool:
+    end = time.monotonic() + timeout_s
+    while not true() and time.monotonic() < end:
+        time.sleep(0.02)
+    return true()
+
+
+def test_a_killed_worker_is_not_noticed_by_the_stream(start: Callable[..., Stack]) -> None:
+    stack = start(workers="2")
+    assert _until(lambda: len(stack.ledger().workers()) == 2, 30)
+    undisturbed = _ask(stack).choices[0].message.content
+
+    stream = iter(_ask(stack, stream=True))
+    text = _text(next(stream) for _ in range(3))
+    for engine in stack.engines():  # one of them feeds the stream
+        engine.send_signal(signal.SIGKILL)
+    text += _text(stream)
+
+    assert text == undisturbed
+    assert _until(lambda: len(stack.ledger().workers()) == 2, 30)
+
+
+def test_a_redis_that_is_killed_and_restarted_is_not_noticed_by_the_stream(start: Callable[..., Stack]) -> None:
+    stack = start()
+    undisturbed = _ask(stack).choices[0].message.content
+
+    stream = iter(_ask(stack, stream=True))
+    text = _text(next(stream) for _ in range(3))
+    (server,) = (process for process in stack.servers())
+    server.send_signal(signal.SIGKILL)
+    text += _text(stream)
+
+    assert text == undisturbed
+
+
+def test_a_hang_up_frees_the_slot(start: Callable[..., Stack]) -> None:
+    stack = start(COUNTING)
+    ledger = stack.ledger()
+
+    with _ask(stack, model="counting", stream=True) as stream:
+        next(iter(stream))
+        assert _until(lambda: ledger.workers()[0].free == 3)
+
+    assert _until(lambda: ledger.workers()[0].free == 4, 3)
+    ledger.close()
+
+
+def test_batch_work_yields_to_a_person_although_all_slots_are_taken(start: Callable[..., Stack]) -> None:
+    stack = start(COUNTING)
+    ledger = stack.ledger()
+    batch = [a_job(model="counting", cls="batch", sampling=Sampling(300, 0.0)) for _ in range(4)]
+    for job in batch:
+        ledger.submit(job, Limits())
+    assert _until(lambda: ledger.workers()[0].free == 0)
+
+    _ask(stack, model="counting", max_tokens=5)
+    states = [watched.state for job in batch if (watched := ledger.read(job.owner, job.id))]
+
+    assert "done" not in states
+    assert _until(lambda: all(ledger.read(job.owner, job.id).state == "done" for job in batch), 30)  # type: ignore[union-attr]
+    ledger.close()

@@ -1,0 +1,356 @@
+"""The loop: admit, forward, text, tell. One thread, all sequences together; it never waits for the network.
+
+The model is behind a small Protocol, so that everything here runs without torch.
+"""
+
+import threading
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from common import telemetry
+from common.errors import InternalError
+from common.jobs import Class, Delta, Done, Event, Failed, Usage
+from common.ledger.replies import Claim
+from worker.engine import sequence as sequences
+from worker.engine.scheduler import Pace, Room, Scheduler
+from worker.engine.sequence import Bounds, Draw, Work
+
+__all__ = ["Draw", "Engine", "Feed", "Hot", "Model", "Output", "Room", "Sink"]
+
+_OUT = 2  # a loop that breaks twice in a row is given up
+_FAILED = Failed.of(InternalError("The server failed while it worked on this request."))
+log = telemetry.logger("engine")
+
+
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """What the model is to read for one sequence: all its tokens (position 0), or the newest one."""
+
+    slot: int
+    tokens: Sequence[int]
+    position: int  # of the first of them
+    draw: Draw
+
+
+Feeds = dict[sequences.Sequence, Feed]
+Tokens = dict[sequences.Sequence, int | None]
+
+
+class Model(Protocol):
+    """What the engine knows of a model."""
+
+    slots: int
+    bounds: Bounds
+
+    def step(self, feeds: Sequence[Feed]) -> Mapping[int, int | None]:
+        """The next token of each slot; None where the logits are not finite. May be repeated after an exception."""
+
+    def free(self, slot: int) -> None:
+        """Forget what was read in this slot; a slot that was never used is free already."""
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Their text, without special tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """New events of one job after a step, in order; the last one is Done or Failed when the job ended."""
+
+    job_id: str
+    epoch: int
+    events: tuple[Event, ...]
+
+
+class Sink(Protocol):
+    """Where outputs go."""
+
+    def __call__(self, outputs: Sequence[Output]) -> None:
+        """Take a step's events; on the engine's thread, so it may wait briefly and never for the network."""
+
+
+class Hot(Protocol):
+    """Where the supervising parent can read what a step was working on."""
+
+    def mark(self, job_ids: Collection[str]) -> None:
+        """These jobs are in the step that begins."""
+
+    def clear(self) -> None:
+        """No step is running."""
+
+
+class Engine:
+    """All claimed jobs of one model."""
+
+    def __init__(self, model: Model, sink: Sink, *, hot: Hot | None = None) -> None:
+        self._model, self._sink, self._hot = model, sink, hot
+        self._changed = threading.Condition()  # guards all below; never held during a forward or in the sink
+        self._scheduler = Scheduler(model.slots)
+        self._spoken: dict[str, list[Event]] = {}  # in the step under way
+        self._outputs: list[Output] = []  # made, not yet told
+        self._arrivals = 0
+        self._is_open = True
+        self._strikes = 0  # steps in a row that broke the loop itself
+        self._began: float | None = None  # the last step; None while there is nothing to do
+        self._pace = Pace()
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self.counters = dict.fromkeys(
+            ("steps", "prompt_tokens", "generation_tokens", "prefilled_tokens", "parked", "failed"), 0.0
+        )
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self, timeout_s: float) -> None:
+        """End after the running step."""
+        with self._changed:
+            self._is_open = False
+            self._changed.notify_all()
+        self._thread.join(timeout_s)
+
+    def add(self, claim: Claim) -> None:
+        """A claimed job; an older claim of the same job is forgotten."""
+        with self._changed:
+            self._forget(claim.job.id)
+            self._arrivals += 1
+            work = sequences.work(claim, self._arrivals, self._model.bounds)
+            self._scheduler.add(work)
+            self.counters["prompt_tokens"] += claim.job.prompt_tokens
+            if self._began is None:
+                self._began = time.monotonic()
+            if not all(0 < len(prompt) < self._model.bounds.context for prompt in claim.job.prompts):
+                self._end(work, _FAILED)  # the door refuses these
+            elif work.is_finished:
+                self._end(work, _done(work))
+            self._changed.notify_all()
+
+    def end(self, job_id: str, failed: Failed) -> None:
+        """Cancelled or expired: this is the job's last event; its slots are free before the next step."""
+        with self._changed:
+            if job_id in self._scheduler:
+                self._end(self._scheduler[job_id], failed)
+                self._changed.notify_all()
+
+    def drop(self, job_ids: Collection[str]) -> None:
+        """No longer ours: forget them silently."""
+        with self._changed:
+            for job_id in job_ids:
+                self._forget(job_id)
+            self._changed.notify_all()
+
+    def park(self, slots: int, below: Class) -> None:
+        """Make room: take the newest whole jobs of lower classes out until a job of this class finds ``slots`` free."""
+        with self._changed:
+            self.counters["parked"] += self._scheduler.park(slots, below, time.monotonic())
+
+    def release(self) -> tuple[tuple[str, int], ...]:
+        """Stop all jobs; the unfinished ones and their epochs, to be given back."""
+        with self._changed:
+            return self._release(tuple(self._scheduler))
+
+    def release_parked(self, older_than_s: float) -> tuple[tuple[str, int], ...]:
+        """The same for jobs that have been parked for so long."""
+        with self._changed:
+            return self._release(self._scheduler.parked_before(time.monotonic() - older_than_s))
+
+    def wait_idle(self, timeout_s: float) -> bool:
+        """Until every job has ended and was told; False when that takes too long."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._has_work(), timeout_s)
+
+    def room(self) -> Room:
+        """What is left, and for whom."""
+        with self._changed:
+            return self._scheduler.room()
+
+    def stalled_s(self) -> float | None:
+        """Seconds since the last step began; None when there is nothing to do."""
+        if self._strikes >= _OUT:
+            return float("inf")
+        began = self._began
+        return None if began is None else time.monotonic() - began
+
+    @property
+    def tokens_per_s(self) -> float | None:
+        """Generated tokens a second while there was work, lately."""
+        return self._pace.tokens_per_s
+
+    def step(self) -> None:
+        """One forward for all who run, and what it leads to."""
+        began = time.monotonic()
+        with self._changed:
+            self._began = began
+            feeds = self._plan(began)
+        tokens = self._forward(feeds)
+        with self._changed:
+            self._apply(tokens)
+            self._count(feeds, tokens, time.monotonic() - began)
+        if self._hot:
+            self._hot.clear()
+        self._tell()
+
+    def _plan(self, now: float) -> Feeds:
+        """Who reads what in this step; the slots that were given up are free from here on."""
+        for slot in self._scheduler.vacated():
+            self._model.free(slot)
+        entered = self._scheduler.admit(self._pace.prefill_tokens)
+        for sequence in entered:
+            self._begin(sequence, now)
+        alone = [sequence for sequence in entered if sequence.slot is not None and self._is_suspect(sequence)]
+        return {
+            sequence: Feed(sequence.slot, sequence.unread(), sequence.read, sequence.draw)
+            for sequence in alone or self._scheduler.running
+            if sequence.slot is not None
+        }
+
+    def _begin(self, sequence: sequences.Sequence, now: float) -> None:
+        """Its text; a mate of the same job may have failed before it."""
+        if sequence.slot is None:
+            return
+        try:
+            self._say(sequence, sequence.begin(self._model.decode, now))
+        except Exception:
+            log.exception("a sequence could not begin", job=sequence.job_id)
+            self._fail(sequence.job_id)
+
+    def _is_suspect(self, sequence: sequences.Sequence) -> bool:
+        return self._scheduler[sequence.job_id].is_suspect
+
+    def _count(self, feeds: Feeds, tokens: Tokens, seconds: float) -> None:
+        prefilled = sum(len(feed.tokens) for feed in _entering(feeds).values())
+        self._pace.note(seconds, prefilled, len(tokens))
+        self.counters["steps"] += bool(feeds)
+        self.counters["prefilled_tokens"] += prefilled
+        self.counters["generation_tokens"] += sum(token is not None for token in tokens.values())
+
+    def _forward(self, feeds: Feeds) -> Tokens:
+        """The next tokens; None for the sequences that cannot have one.
+
+        A step that raises is done again in parts: each new sequence alone, the others together, and if that raises as
+        well, without the newest job. Who raises alone fails alone.
+        """
+        try:
+            return self._read(feeds)
+        except Exception:
+            log.exception("a step failed; looking for the cause", sequences=len(feeds))
+        entering = _entering(feeds)
+        running = {sequence: feed for sequence, feed in feeds.items() if sequence not in entering}
+        newest = next(reversed(running)).job_id if running else None
+        mates = {sequence: feed for sequence, feed in running.items() if sequence.job_id != newest}
+        tokens: Tokens = dict.fromkeys(feeds)
+        for sequence, feed in entering.items():
+            tokens |= self._tried({sequence: feed})
+        return tokens | (self._tried(running) or self._tried(mates))
+
+    def _tried(self, feeds: Feeds) -> Tokens:
+        """A part of a failed step; nothing when this part fails as well."""
+        try:
+            return self._read(feeds)
+        except Exception:  # noqa: BLE001  the whole step's exception is in the log
+            return {}
+
+    def _read(self, feeds: Feeds) -> Tokens:
+        if not feeds:
+            return {}
+        if self._hot:
+            self._hot.mark({sequence.job_id for sequence in _entering(feeds) or feeds})
+        tokens = self._model.step(tuple(feeds.values()))
+        return {sequence: tokens[feed.slot] for sequence, feed in feeds.items()}
+
+    def _apply(self, tokens: Tokens) -> None:
+        """Tokens to events; a sequence that was parked or ended meanwhile loses its token."""
+        now = time.monotonic()
+        for sequence, token in tokens.items():
+            if sequence.slot is None:
+                continue
+            try:
+                self._say(sequence, sequence.take(token, now))
+            except Exception:
+                log.exception("a sequence failed", job=sequence.job_id, has_token=token is not None)
+                self._fail(sequence.job_id)
+        self._outputs += [
+            Output(job_id, self._scheduler[job_id].claim.epoch, tuple(events))
+            for job_id, events in self._spoken.items()
+        ]
+        self._spoken.clear()
+
+    def _say(self, sequence: sequences.Sequence, events: Sequence[Delta]) -> None:
+        if events:
+            self._spoken.setdefault(sequence.job_id, []).extend(events)
+        if sequence.is_finished:
+            self._scheduler.leave(sequence)
+            work = self._scheduler[sequence.job_id]
+            if work.is_finished:
+                self._end(work, _done(work))
+
+    def _end(self, work: Work, last: Done | Failed) -> None:
+        """The job's last event, behind what the running step has already said."""
+        job_id = work.claim.job.id
+        self._outputs.append(Output(job_id, work.claim.epoch, (*self._spoken.pop(job_id, ()), last)))
+        self._scheduler.remove(job_id)
+
+    def _fail(self, job_id: str) -> None:
+        self.counters["failed"] += 1
+        self._end(self._scheduler[job_id], _FAILED)
+
+    def _forget(self, job_id: str) -> None:
+        self._spoken.pop(job_id, None)
+        if job_id in self._scheduler:
+            self._scheduler.remove(job_id)
+
+    def _release(self, works: Sequence[Work]) -> tuple[tuple[str, int], ...]:
+        for work in works:
+            self._forget(work.claim.job.id)
+        self._changed.notify_all()
+        return tuple((work.claim.job.id, work.claim.epoch) for work in works)
+
+    def _tell(self) -> None:
+        """Hand the outputs over; they are kept until the sink has them."""
+        with self._changed:
+            outputs = tuple(self._outputs)
+        if outputs:
+            self._sink(outputs)
+        with self._changed:
+            del self._outputs[: len(outputs)]
+            if not self._has_work():
+                self._began = None
+                self._changed.notify_all()
+
+    def _has_work(self) -> bool:
+        return bool(self._scheduler) or bool(self._outputs)
+
+    def _run(self) -> None:
+        while self._wait():
+            try:
+                self.step()
+            except Exception:
+                log.exception("the loop itself failed")
+                if not self._survive():
+                    return
+            else:
+                self._strikes = 0
+
+    def _wait(self) -> bool:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._is_open or self._has_work())
+            return self._is_open
+
+    def _survive(self) -> bool:
+        """Fail all who ran, once; the second time in a row ``stalled_s`` tells the watch that this process is lost."""
+        with self._changed:
+            self._strikes += 1
+            for sequence in self._scheduler.running:
+                if sequence.job_id in self._scheduler:
+                    self._fail(sequence.job_id)
+            return self._strikes < _OUT
+
+
+def _entering(feeds: Feeds) -> dict[sequences.Sequence, Feed]:
+    """Those that read their prompt."""
+    return {sequence: feed for sequence, feed in feeds.items() if not feed.position}
+
+
+def _done(work: Work) -> Done:
+    return Done(Usage(work.claim.job.prompt_tokens, work.tokens))

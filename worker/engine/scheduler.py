@@ -1,0 +1,169 @@
+"""Who runs: first come, first served within a class, a higher class first. Plain bookkeeping, no clock of its own.
+
+Jobs stay here from claim to end. Their sequences enter one by one as slots free; parking takes them out of their slots
+and keeps their tokens, so that they come back where they stood in the queue.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from common.jobs import CLASSES, Class
+from worker.engine.sequence import Sequence, Work
+
+_PREFILL_S = 0.05  # reading prompts may make running sequences wait so long in one step
+_FIRST_TOKENS = 512  # prompt tokens of a step before we know what they cost
+_WEIGHT = 0.1  # of the newest step in a moving mean
+_RANK = {cls: rank for rank, cls in enumerate(CLASSES)}
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What the intake must know before it claims."""
+
+    slots: int
+    free: int  # after all claimed jobs have theirs; below 0 when they cannot
+    entering: frozenset[Class]  # classes with a claimed job that is not wholly in
+    lowest: Class | None  # of those that run
+
+
+class Scheduler:
+    """All claimed jobs, and the slots."""
+
+    def __init__(self, slots: int) -> None:
+        self._slots = slots
+        self._free = list(range(slots - 1, -1, -1))  # the lowest is taken first
+        self._left: list[int] = []  # given up, but the model does not know it yet
+        self._works: dict[str, Work] = {}
+        self._running: list[Sequence] = []  # in order of entry
+
+    def __contains__(self, job_id: object) -> bool:
+        return job_id in self._works
+
+    def __len__(self) -> int:
+        return len(self._works)
+
+    def __iter__(self) -> Iterator[Work]:
+        return iter(self._works.values())
+
+    def __getitem__(self, job_id: str) -> Work:
+        return self._works[job_id]
+
+    @property
+    def running(self) -> tuple[Sequence, ...]:
+        """The sequences in slots, in order of entry."""
+        return tuple(self._running)
+
+    def add(self, work: Work) -> None:
+        """A job joins the queue of its class."""
+        self._works[work.claim.job.id] = work
+
+    def remove(self, job_id: str) -> None:
+        """A job is over; its slots are free."""
+        for sequence in tuple(self._works.pop(job_id).running()):
+            self._vacate(sequence)
+
+    def leave(self, sequence: Sequence) -> None:
+        """A finished sequence gives its slot up."""
+        self._vacate(sequence)
+
+    def vacated(self) -> list[int]:
+        """The slots given up since the last call; they may be given out again from now on."""
+        left, self._left = self._left, []
+        self._free += left
+        return left
+
+    def admit(self, tokens: int) -> list[Sequence]:
+        """Give free slots to those whose turn it is, at least one, until about so many tokens are to be read.
+
+        A suspect enters alone: if the step kills this process, everybody knows who did it.
+        """
+        admitted: list[Sequence] = []
+        for work in self._queue() if self._free else ():
+            for sequence in tuple(work.waiting()):
+                if admitted and (work.is_suspect or tokens <= 0):
+                    return admitted
+                self._enter(work, sequence)
+                admitted.append(sequence)
+                tokens -= len(sequence)
+                if work.is_suspect or not self._free:
+                    return admitted
+        return admitted
+
+    def park(self, slots: int, below: Class, now: float) -> int:
+        """Take the newest whole jobs of classes under ``below`` out until a job of that class finds so many slots."""
+        parked = 0
+        while self._free_for(below) < slots:
+            works = {self._works[sequence.job_id].order: self._works[sequence.job_id] for sequence in self._running}
+            lower = [work for work in works.values() if _RANK[work.cls] > _RANK[below]]
+            if not lower:
+                break
+            self._park(max(lower, key=_turn), now)
+            parked += 1
+        return parked
+
+    def parked_before(self, then: float) -> list[Work]:
+        """The jobs that have had no slot since then."""
+        return [work for work in self._works.values() if work.parked_at is not None and work.parked_at <= then]
+
+    def room(self) -> Room:
+        """What is left, and for whom."""
+        entering = frozenset(work.cls for work in self._queue())
+        running = {self._works[sequence.job_id].cls for sequence in self._running}
+        lowest = max(running, key=_RANK.__getitem__, default=None)
+        return Room(self._slots, self._free_for(CLASSES[-1]), entering, lowest)
+
+    def _queue(self) -> list[Work]:
+        """The jobs with sequences that want a slot, in their turn."""
+        return sorted((work for work in self._works.values() if any(work.waiting())), key=_turn)
+
+    def _free_for(self, cls: Class) -> int:
+        """The slots left when all who come before a new job of this class have theirs."""
+        before = (work for work in self._works.values() if _RANK[work.cls] <= _RANK[cls])
+        return len(self._free) + len(self._left) - sum(1 for work in before for _ in work.waiting())
+
+    def _park(self, work: Work, now: float) -> None:
+        for sequence in tuple(work.running()):
+            self._vacate(sequence)
+        work.parked_at = now
+
+    def _enter(self, work: Work, sequence: Sequence) -> None:
+        sequence.slot, sequence.read = self._free.pop(), 0
+        work.parked_at = None
+        self._running.append(sequence)
+
+    def _vacate(self, sequence: Sequence) -> None:
+        if sequence.slot is not None:
+            self._left.append(sequence.slot)
+            sequence.slot = None
+            self._running.remove(sequence)
+
+
+class Pace:
+    """What steps have cost lately."""
+
+    def __init__(self) -> None:
+        self.tokens_per_s: float | None = None
+        self._decode_s = 0.0  # a step that read no prompt
+        self._prefill_s: float | None = None  # a prompt token
+
+    @property
+    def prefill_tokens(self) -> int:
+        """So many prompt tokens a step may read without keeping running sequences waiting for long."""
+        return _FIRST_TOKENS if self._prefill_s is None else int(_PREFILL_S / self._prefill_s)
+
+    def note(self, seconds: float, prefilled: int, generated: int) -> None:
+        """A step took so long for so many prompt tokens and new tokens."""
+        if generated:
+            self.tokens_per_s = _mean(self.tokens_per_s, generated / seconds)
+        if prefilled:
+            self._prefill_s = _mean(self._prefill_s, max(1e-6, (seconds - self._decode_s) / prefilled))
+        elif generated:
+            self._decode_s = _mean(self._decode_s or None, seconds)
+
+
+def _mean(mean: float | None, newest: float) -> float:
+    return newest if mean is None else mean + _WEIGHT * (newest - mean)
+
+
+def _turn(work: Work) -> tuple[int, int]:
+    return _RANK[work.cls], work.order

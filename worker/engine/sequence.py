@@ -1,0 +1,159 @@
+"""One choice of a job while the engine has it, and the job around it."""
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+
+from common.jobs import Class, Delta, Finish
+from common.ledger.replies import Claim
+from worker.engine import rng
+from worker.engine.text import Decode, Text
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """How a sequence's tokens are drawn."""
+
+    key: int  # rng.stream(seed, choice)
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What ends every sequence of a model."""
+
+    context: int
+    end_ids: Collection[int]
+
+
+class Sequence:
+    """Prompt and answer of one choice; ``slot`` is where it runs, None while it waits."""
+
+    def __init__(self, claim: Claim, choice: int, bounds: Bounds, said: tuple[Delta, ...]) -> None:
+        """``said``: this choice's items in the log."""
+        job = claim.job
+        sampling = job.sampling
+        self.job_id, self.choice = job.id, choice
+        self.prompt = job.prompts[choice // job.n]
+        self.tokens = [token for delta in said for token in delta.tokens]
+        self.draw = Draw(
+            rng.stream(job.seed, choice), sampling.temperature, sampling.top_p, sampling.top_k, sampling.min_p
+        )
+        self.slot: int | None = None
+        self.read = 0  # tokens the model has read in this slot
+        self.is_finished = any(delta.finish for delta in said)
+        self._said = sum(len(delta.text) for delta in said)
+        self._bounds = bounds
+        self._most = min(sampling.max_tokens, bounds.context - len(self.prompt))
+        self._stop = sampling.stop
+        self._max_time_s = job.max_time_s
+        self._text: Text | None = None
+        self._began = 0.0
+
+    def __len__(self) -> int:
+        """Tokens of prompt and answer."""
+        return len(self.prompt) + len(self.tokens)
+
+    def unread(self) -> tuple[int, ...]:
+        """What the model has not read yet: the newest token, or everything."""
+        return (self.tokens[-1],) if self.read else (*self.prompt, *self.tokens)
+
+    def begin(self, decode: Decode, now: float) -> tuple[Delta, ...]:
+        """Take up where the log ends, when the sequence first gets a slot; a few words if the log left some unsaid.
+
+        The said tokens go through the text again, so that half characters and possible stop strings are held as they
+        were. A worker that died between the last token and the finish left the finish to us.
+        """
+        if self._text is not None:
+            return ()  # parked, and back
+        self._text = Text(decode, self._stop)
+        self._began = now
+        said, self.tokens = self.tokens, []
+        shown = ""
+        finish: Finish | None = "length" if self._most <= 0 else None
+        for token in said:
+            events = self._added(self._text, token, now)
+            shown += "".join(delta.text for delta in events)
+            if finish := events[-1].finish:
+                break
+        new = shown[self._said :]
+        if finish:
+            return self._ended(finish, new, ())
+        return (Delta(new, (), self.choice),) if new else ()
+
+    def take(self, token: int | None, now: float) -> tuple[Delta, ...]:
+        """The model's next token, as the log will have it; None: the model had none."""
+        if self._text is None or token is None:
+            raise ValueError("the model gave no token")
+        self.read = len(self)
+        return self._added(self._text, token, now)
+
+    def _added(self, text: Text, token: int, now: float) -> tuple[Delta, ...]:
+        self.tokens.append(token)
+        if token in self._bounds.end_ids:
+            return self._ended("stop", text.close(), (token,))
+        new, is_stopped = text.push(token)
+        if is_stopped:
+            return self._ended("stop", new, (token,))
+        if len(self.tokens) >= self._most or self._is_late(now):
+            return self._ended("length", new + text.close(), (token,))
+        return (Delta(new, (token,), self.choice),)
+
+    def _is_late(self, now: float) -> bool:
+        return self._max_time_s is not None and now - self._began >= self._max_time_s
+
+    def _ended(self, finish: Finish, text: str, tokens: tuple[int, ...]) -> tuple[Delta, ...]:
+        """The item with the finish has no text, so that every item is one frame at most."""
+        self.is_finished = True
+        if text:
+            return (Delta(text, tokens, self.choice), Delta("", (), self.choice, finish))
+        return (Delta("", tokens, self.choice, finish),)
+
+
+@dataclass(slots=True)
+class Work:
+    """A claimed job in the engine."""
+
+    claim: Claim
+    order: int  # of arrival
+    sequences: tuple[Sequence, ...]
+    parked_at: float | None = None
+
+    @property
+    def cls(self) -> Class:
+        """Its class."""
+        return self.claim.job.cls
+
+    @property
+    def is_suspect(self) -> bool:
+        """A worker died while it was hot: it gets steps of its own until it runs."""
+        return self.claim.attempts > 0
+
+    @property
+    def is_finished(self) -> bool:
+        """Every choice has its finish."""
+        return all(sequence.is_finished for sequence in self.sequences)
+
+    @property
+    def tokens(self) -> int:
+        """Generated tokens, those in the log included."""
+        return sum(len(sequence.tokens) for sequence in self.sequences)
+
+    def waiting(self) -> Iterator[Sequence]:
+        """What still wants a slot."""
+        return (sequence for sequence in self.sequences if sequence.slot is None and not sequence.is_finished)
+
+    def running(self) -> Iterator[Sequence]:
+        """What has one."""
+        return (sequence for sequence in self.sequences if sequence.slot is not None)
+
+
+def work(claim: Claim, order: int, bounds: Bounds) -> Work:
+    """A claim's sequences, each with what the log has of it."""
+    choices: list[list[Delta]] = [[] for _ in range(claim.job.choices)]
+    for delta in claim.said:
+        choices[delta.choice].append(delta)
+    sequences = (Sequence(claim, choice, bounds, tuple(said)) for choice, said in enumerate(choices))
+    return Work(claim, order, tuple(sequences))

@@ -1,0 +1,94 @@
+"""A model that counts: the whole house runs on it without torch.
+
+``counting:?step_ms=5&answer=200`` in a model's ``path``. Its tokens are bytes. Greedy, it goes on counting from where
+the text so far ends (from 1 when that is not a number) up to ``answer``; sampled, it draws digits and spaces.
+"""
+
+import json
+import re
+import time
+from collections.abc import Mapping, Sequence
+from urllib.parse import parse_qsl
+
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+from worker.engine import rng
+from worker.engine.engine import Feed
+from worker.engine.sequence import Bounds
+from worker.models.files import packed
+
+PREFIX = "counting:"
+CONTEXT = 8192
+_END = "<|end|>"
+_TEMPLATE = "{% for message in messages %}{{ message['content'] }}\n{% endfor %}"
+_TAIL = 24  # characters that decide about the next one
+_NEXT = re.compile(r"(?:^|\D)(\d+) (\d*)$")
+_ALONE = re.compile(r"(\d+)$")
+
+
+def tokenizer() -> Tokenizer:
+    """One token a byte, and the end."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokens = Tokenizer(models.BPE(vocab={letter: at for at, letter in enumerate(alphabet)}, merges=[]))
+    tokens.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokens.decoder = decoders.ByteLevel()
+    tokens.add_special_tokens([AddedToken(_END, special=True)])
+    return tokens
+
+
+class Counting:
+    """A model as the engine knows it."""
+
+    def __init__(self, query: str, slots: int, context: int | None = None) -> None:
+        """``query``: ``step_ms=5&answer=200``; both have defaults."""
+        told = dict(parse_qsl(query.removeprefix("?")))
+        self.slots = slots
+        self.tokenizer = tokenizer()
+        self._ids = self.tokenizer.get_vocab()
+        self._ids[" "] = self.tokenizer.encode(" ").ids[0]  # a byte-level alphabet spells it otherwise
+        self.bounds = Bounds(min(context or CONTEXT, CONTEXT), (self._ids[_END],))
+        self._step_s = float(told.get("step_ms", 0)) / 1000
+        self._answer = int(told.get("answer", 200))
+        self._tails: dict[int, str] = {}
+
+    def step(self, feeds: Sequence[Feed]) -> Mapping[int, int | None]:
+        """One character each."""
+        time.sleep(self._step_s)  # as long as a forward pass would take
+        return {feed.slot: self._next(feed) for feed in feeds}
+
+    def free(self, slot: int) -> None:
+        """Forget its text."""
+        self._tails.pop(slot, None)
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Bytes as text."""
+        return str(self.tokenizer.decode(tokens))
+
+    def files(self) -> bytes:
+        """The tokenizer's files as the door wants them."""
+        config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": _END, "model_max_length": CONTEXT}
+        return packed(
+            {
+                "tokenizer.json": self.tokenizer.to_str().encode(),
+                "tokenizer_config.json": json.dumps(config | {"clean_up_tokenization_spaces": False}).encode(),
+                "chat_template.jinja": _TEMPLATE.encode(),
+            }
+        )
+
+    def _next(self, feed: Feed) -> int:
+        before = self._tails.get(feed.slot, "") if feed.position else ""
+        tail = self._tails[feed.slot] = (before + self.decode(feed.tokens))[-_TAIL:]
+        position = feed.position + len(feed.tokens)
+        if feed.draw.temperature > 0:
+            return self._ids["0123456789 "[int(11 * rng.uniform(feed.draw.key, position))]]
+        return self._ids[self._character(tail)]
+
+    def _character(self, tail: str) -> str:
+        """What a counter writes next."""
+        if found := _NEXT.search(tail):
+            number = str(int(found[1]) + 1)
+            if number != found[2] and number.startswith(found[2]):
+                return number[len(found[2])]
+        if found := _ALONE.search(tail):
+            return _END if int(found[1]) >= self._answer else " "
+        return "1"

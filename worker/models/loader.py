@@ -1,0 +1,222 @@
+"""From a line of ``penstock.toml`` to a model that can be asked: weights, tokenizer, card.
+
+torch and transformers are imported when a model needs them: the counting model does not.
+"""
+
+import hashlib
+import json
+import os
+import re
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common import settings, telemetry
+from common.cards import ModelCard
+from worker.engine import engine
+from worker.engine.sequence import Bounds
+from worker.models.counting import PREFIX, Counting
+from worker.models.files import packed
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_CONTEXT = 2048  # of a model that does not say
+_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "special_tokens_map.json",
+    "generation_config.json",
+)
+log = telemetry.logger("loader")
+
+
+class LoadError(Exception):
+    """A sentence for the person who configured the model."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model, and what the rest of the house must know of it."""
+
+    model: engine.Model
+    card: ModelCard
+    tokenizer_files: bytes
+    parameters: int
+
+
+def load(model: settings.Model, threads: int = 0) -> Loaded:
+    """Raises LoadError; ``threads`` 0 leaves one core to the other threads of this process."""
+    began = time.monotonic()
+    if model.path.startswith(PREFIX):
+        loaded = _counting(model)
+    else:
+        loaded = _pretrained(model, threads or max(1, len(os.sched_getaffinity(0)) - 1))
+    log.info(
+        "model loaded",
+        model=model.name,
+        path=model.path,
+        dtype=loaded.card.dtype,
+        parameters=loaded.parameters,
+        context=loaded.card.context,
+        seconds=round(time.monotonic() - began, 2),
+    )
+    return loaded
+
+
+def _counting(model: settings.Model) -> Loaded:
+    counting = Counting(model.path.removeprefix(PREFIX), model.slots, model.context)
+    files = counting.files()
+    card = ModelCard(
+        base_model=model.name,
+        context=counting.bounds.context,
+        vocabulary=counting.tokenizer.get_vocab_size(),
+        end_ids=tuple(counting.bounds.end_ids),
+        special_ids=tuple(counting.bounds.end_ids),
+        has_chat_template=True,
+        capabilities=("completion", "chat"),
+        path="row",
+        dtype="none",
+        quantization=None,
+        created=int(time.time()),
+        tokenizer_digest=hashlib.sha256(files).hexdigest(),
+    )
+    return Loaded(counting, card, files, 0)
+
+
+def _pretrained(model: settings.Model, threads: int) -> Loaded:
+    _check(model)
+    import torch
+    from transformers.utils import logging as transformers_logging
+
+    from worker.engine.rowbatch import RowModel, UnsupportedModelError
+
+    transformers_logging.disable_progress_bar()
+    torch.set_num_threads(threads)
+    try:
+        network = _network(model)
+        tokenizer = _tokenizer(model)
+    except (OSError, ValueError, ImportError, KeyError) as error:  # what transformers raises for what it cannot load
+        raise LoadError(f"{model.path} cannot be loaded: {_first_line(error)}") from error
+    bounds = Bounds(_context(model, network.config), _end_ids(network, tokenizer))
+    try:
+        rows = RowModel(network, tokenizer.backend_tokenizer.decode, bounds, model.slots)
+        rows.test()
+    except UnsupportedModelError as error:
+        raise LoadError(f"{model.path} cannot be served yet: {error}.") from error
+    files = _tokenizer_files(tokenizer, network)
+    return Loaded(rows, _card(model, network, tokenizer, files), files, network.num_parameters())
+
+
+def _check(model: settings.Model) -> None:
+    """What can be said about a folder without loading anything."""
+    folder = Path(model.path)
+    if not folder.is_dir():
+        if _HUB_ID.fullmatch(model.path):
+            return
+        raise LoadError(f"{model.path} is neither a folder nor a hub id (owner/name).")
+    config = folder / "config.json"
+    if not config.is_file():
+        raise LoadError(f"{model.path} has no config.json, so it holds no transformers model.")
+    if not any(folder.glob("*.safetensors")):
+        raise LoadError(f"{model.path} has no *.safetensors file; other formats of weights are not loaded.")
+    if not model.trust_remote_code and _has_code(config):
+        raise LoadError(
+            f"{model.path} brings its own code (auto_map); set trust_remote_code = true for {model.name} to run it."
+        )
+
+
+def _has_code(config: Path) -> bool:
+    try:
+        return "auto_map" in json.loads(config.read_text())
+    except ValueError as error:
+        raise LoadError(f"{config} is not JSON: {error}.") from error
+
+
+def _network(model: settings.Model) -> Any:
+    """The weights, ready to be asked."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    device = _device(model.device)
+    # on a CPU half precision is slower than full; elsewhere the checkpoint knows best
+    as_stored = "float32" if device.type == "cpu" else "auto"
+    dtype = as_stored if model.dtype == "auto" else model.dtype
+    network = AutoModelForCausalLM.from_pretrained(
+        model.path,
+        dtype=dtype if dtype == "auto" else getattr(torch, dtype),
+        use_safetensors=True,
+        trust_remote_code=model.trust_remote_code,
+    )
+    return network.to(device).eval().requires_grad_(requires_grad=False)
+
+
+def _device(name: str) -> Any:
+    import torch
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        raise LoadError(f"{name!r} is no device: {_first_line(error)}") from error
+
+
+def _tokenizer(model: settings.Model) -> Any:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model.path, trust_remote_code=model.trust_remote_code)
+    if not tokenizer.is_fast:
+        raise LoadError(f"{model.path} has no fast tokenizer (tokenizer.json).")
+    return tokenizer
+
+
+def _context(model: settings.Model, config: Any) -> int:
+    """Tokens of prompt and answer together."""
+    own = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None) or _CONTEXT
+    return min(own, model.context or own)
+
+
+def _end_ids(network: Any, tokenizer: Any) -> tuple[int, ...]:
+    """The generation config's, then the tokenizer's."""
+    told = network.generation_config.eos_token_id
+    ids = told if isinstance(told, list) else [told]
+    return tuple(dict.fromkeys(end for end in (*ids, tokenizer.eos_token_id) if end is not None))
+
+
+def _card(model: settings.Model, network: Any, tokenizer: Any, files: bytes) -> ModelCard:
+    config = network.config
+    has_template = tokenizer.chat_template is not None
+    quantization = getattr(config, "quantization_config", None)
+    special = (at for at, token in tokenizer.added_tokens_decoder.items() if token.special)
+    return ModelCard(
+        base_model=model.name,
+        context=_context(model, config),
+        vocabulary=config.get_text_config(decoder=True).vocab_size,
+        end_ids=_end_ids(network, tokenizer),
+        special_ids=tuple(sorted(special)),
+        has_chat_template=has_template,
+        capabilities=("completion", "chat") if has_template else ("completion",),
+        path="row",
+        dtype=str(network.dtype).removeprefix("torch."),
+        quantization=str(getattr(quantization, "quant_method", quantization)) if quantization else None,
+        created=int(time.time()),
+        tokenizer_digest=hashlib.sha256(files).hexdigest(),
+    )
+
+
+def _tokenizer_files(tokenizer: Any, network: Any) -> bytes:
+    """Saved afresh, so that they need no other file of the model."""
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        network.generation_config.save_pretrained(folder)
+        files: Mapping[str, bytes] = {
+            name: (Path(folder) / name).read_bytes() for name in _FILES if (Path(folder) / name).is_file()
+        }
+    return packed(files)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
