@@ -13,7 +13,6 @@ from api.feed import Feed
 from api.hangup import Sweeper
 from api.hub import Hub, partition_of
 from common.broker import Tickets
-from common.door.admission import Headers
 from common.errors import DrainingError, StorageError, UnavailableError
 from common.identity import Principal
 from common.jobs import Job
@@ -21,6 +20,7 @@ from common.ledger.ledger import Ledger
 from common.ledger.replies import Place
 from common.protocol.chat import ChatRequest
 from common.protocol.completions import CompletionRequest
+from common.protocol.generation import Headers
 from common.settings import Settings
 
 _PATIENCE_S = 5.0  # a new request waits so long for Redis

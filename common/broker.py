@@ -3,6 +3,7 @@
 A ticket holds no prompt and belongs to no job, so a lost, doubled or late one does no harm.
 """
 
+import math
 import threading
 import time
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import structlog
 from celery import Celery
 from kombu import Exchange, Queue
-from kombu.exceptions import ChannelError, OperationalError
+from kombu.exceptions import ChannelError, KombuError, OperationalError
 
 from common.settings import Settings
 
@@ -18,6 +19,7 @@ TICKET = "llm.ticket"
 _EXCHANGE = Exchange("llm", type="direct")
 _SAMPLE_S = 0.5
 _SPARE = 64
+_AWAY_S = 1.0  # a request must not wait for a broker that has just not answered another
 log = structlog.get_logger("broker")
 
 _CONFIG: dict[str, Any] = {
@@ -78,61 +80,73 @@ def celery_app(settings: Settings) -> Celery:
     return app
 
 
+def length(app: Celery, model: str) -> int:
+    """Tickets in a model's queue. Raises KombuError."""
+    with app.pool.acquire(block=True, timeout=1) as connection:
+        try:
+            return int(connection.default_channel.queue_declare(queue(model).name, passive=True).message_count)
+        except ChannelError:  # an empty queue does not exist
+            return 0
+        except connection.connection_errors + connection.channel_errors as error:
+            raise OperationalError(str(error)) from error
+
+
 class Tickets:
-    """Sends tickets; skips while enough of them wait."""
+    """Sends tickets; skips while enough of them wait, and for a moment after the broker did not answer."""
 
     def __init__(self, settings: Settings) -> None:
         self._app = celery_app(settings)
-        self._most = {model.name: 2 * model.slots * settings.workers + _SPARE for model in settings.models}
+        self._most = {model.name: 2 * model.slots + _SPARE for model in settings.models}
         self._lock = threading.Lock()
         self._sampled: dict[str, tuple[float, int]] = {}  # model -> when, tickets in its queue (sent since included)
+        self._away_until = 0.0
 
     def send(self, model: str) -> bool:
         """Wake a worker of ``model``; False when it was skipped, or could not be sent (the reconciler will)."""
+        if time.monotonic() < self._away_until:
+            return False
         try:
             if self.waiting(model) >= self._most[model]:
                 return False
             self._app.send_task(
                 TICKET, kwargs={"model": model}, queue=queue(model), headers={"v": 1}, ignore_result=True
             )
-        except OperationalError as error:
-            log.warning("ticket not sent", model=model, error=type(error).__name__)
+        except KombuError as error:
+            self._fail(model, error)
             return False
         with self._lock:
-            at, count = self._sampled.get(model, (0.0, 0))
+            at, count = self._sampled[model]
             self._sampled[model] = (at, count + 1)
         return True
 
     def waiting(self, model: str) -> int:
-        """Tickets in the queue, read at most every half second. Raises OperationalError."""
+        """Tickets in the queue, read at most every half second. Raises KombuError."""
         with self._lock:
-            at, count = self._sampled.get(model, (0.0, 0))
+            at, count = self._sampled.get(model, (-math.inf, 0))
         now = time.monotonic()
-        if at and now - at < _SAMPLE_S:
+        if now - at < _SAMPLE_S:
             return count
-        count = self._length(model)
+        count = length(self._app, model)
         with self._lock:
             self._sampled[model] = (now, count)
         return count
 
-    def reconcile(self, model: str, waiting_jobs: int) -> int:
-        """Send what is missing: a ticket for each waiting job, up to the window. Returns how many were sent."""
+    def missing(self, model: str, waiting_jobs: int) -> int:
+        """How many tickets there should be, but are not: one for each waiting job, up to the window."""
         try:
-            missing = min(waiting_jobs, self._most[model]) - self.waiting(model)
-        except OperationalError as error:
-            log.warning("queue not read", model=model, error=type(error).__name__)
+            return max(0, min(waiting_jobs, self._most[model]) - self.waiting(model))
+        except KombuError as error:
+            self._fail(model, error)
             return 0
-        return sum(self.send(model) for _ in range(missing))
+
+    def reconcile(self, model: str, waiting_jobs: int) -> int:
+        """Send what is missing. Returns how many were sent."""
+        return sum(self.send(model) for _ in range(self.missing(model, waiting_jobs)))
 
     def close(self) -> None:
         """Give all connections back."""
         self._app.close()
 
-    def _length(self, model: str) -> int:
-        with self._app.pool.acquire(block=True, timeout=1) as connection:
-            try:
-                return int(connection.default_channel.queue_declare(queue(model).name, passive=True).message_count)
-            except ChannelError:  # an empty queue does not exist
-                return 0
-            except connection.connection_errors + connection.channel_errors as error:
-                raise OperationalError(str(error)) from error
+    def _fail(self, model: str, error: KombuError) -> None:
+        self._away_until = time.monotonic() + _AWAY_S
+        log.warning("the broker does not answer", model=model, error=type(error).__name__)

@@ -11,9 +11,9 @@ from api.feed import Feed
 from api.state import state
 from api.stream import Sse, gather
 from common import protocol
-from common.door.admission import Headers
 from common.protocol.chat import ChatRequest
 from common.protocol.completions import CompletionRequest
+from common.protocol.generation import Headers
 from common.render import chat as chat_shape
 from common.render import completions as completion_shape
 from common.render.frames import Shape

@@ -1,19 +1,21 @@
 """The check that every request passes: bytes to JSON, JSON to a frozen model, each field with one of three fates.
 
-Honoured (a field of the model), refused by name (LATER and NEVER), or ignored and named (the rest).
+Honoured (a field of the model, or a default value), refused by name (``fields.py``), or ignored and named (the rest).
 """
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from common.errors import InvalidRequestError
-from common.protocol.fields import refusal
+from common.protocol.fields import is_default
 from common.settings import Limits
 
 R = TypeVar("R", bound="Request")
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
 def _integral(value: Any) -> Any:
@@ -38,14 +40,15 @@ class Request(BaseModel):
         given = {name: value for name, value in raw.items() if value is not None}  # a top-level null means the default
         known = set(cls.model_fields) - {"ignored"}
         ignored = []
-        for name in [name for name in given if name not in known]:
-            refusal(name, given[name])
+        for name in given.keys() - known:
+            if is_default(name, given[name]):
+                continue
             if strict:
                 raise InvalidRequestError(f"{name!r} is not supported here.", param=name, code="unsupported_parameter")
             ignored.append(name)
         kept = {name: value for name, value in given.items() if name in known}
         try:
-            return cls.model_validate(kept | {"ignored": tuple(ignored)})
+            return cls.model_validate(kept | {"ignored": tuple(sorted(ignored))})
         except ValidationError as error:
             raise _named(error) from None
 
@@ -112,23 +115,17 @@ def _refuse_surrogates(value: Any, path: str = "") -> None:
 def _named(error: ValidationError) -> InvalidRequestError:
     """Pydantic's first error as OpenAI would say it."""
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    if isinstance(cause := error.errors()[0].get("ctx", {}).get("error"), InvalidRequestError):
-        return cause
     path = _path(first["loc"])
-    message = first["msg"].removeprefix("Value error, ")
+    message = first["msg"].removeprefix("Value error, ").replace("tuple", "list").partition(" after validation")[0]
     return InvalidRequestError(f"{path}: {message[:1].lower()}{message[1:]}." if path else f"{message}.", param=path)
 
 
 def _path(loc: tuple[int | str, ...]) -> str | None:
-    """``messages[0].content[1].type``: union tags and type names are pydantic's own business."""
+    """``messages[0].content[1].type``; union tags and keys of the client's own are no part of it."""
     path = ""
     for part in loc:
         if isinstance(part, int):
             path += f"[{part}]"
-        elif part.islower() and part.isidentifier() and part not in _TAGS:
+        elif _NAME.fullmatch(part):
             path += f".{part}" if path else part
     return path or None
-
-
-_TAGS = {"str", "int", "float", "bool", "list", "dict", "tuple", "system", "developer", "user", "assistant", "tool",
-         "function", "constrained-str"}  # fmt: skip

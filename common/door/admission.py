@@ -1,0 +1,143 @@
+"""What every request passes before anything is kept: which model, which tokens, do they fit.
+
+Neither flask nor torch: HTTP bodies, WebSocket messages and batch lines come in here alike.
+"""
+
+import hashlib
+import io
+import os
+import shutil
+import tarfile
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common.cards import ModelCard
+from common.door.children import ChildDiedError, Children
+from common.errors import ContextLengthError, InternalError, InvalidRequestError, ModelNotFoundError, NoWorkerError
+from common.identity import Principal
+from common.jobs import Job
+from common.ledger.ledger import Ledger
+from common.protocol.chat import ChatRequest
+from common.protocol.completions import CompletionRequest
+from common.protocol.generation import Headers, Room
+from common.settings import Settings
+
+_FRESH_S = 0.5  # what the ledger said of models is believed so long
+_ALONE_S = 60.0  # a model without a worker may be waited for so long
+_RETRY_S = 10
+Ask = ChatRequest | CompletionRequest
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A model as the ledger last described it."""
+
+    card: ModelCard | None
+    read_at: float
+    alone_since: float | None  # None: a worker serves it
+
+
+class Models:
+    """The configured models, as their workers describe them."""
+
+    def __init__(self, settings: Settings, ledger: Ledger) -> None:
+        self._settings, self._ledger = settings, ledger
+        self._known: dict[str, _Known] = {}
+
+    def card(self, name: str) -> ModelCard:
+        """Its card; the first model's when no name is given. Raises ModelNotFoundError, NoWorkerError, StorageError."""
+        model = self._settings.model(name) if name else self._settings.models[0]
+        if model is None:
+            known = ", ".join(one.name for one in self._settings.models)
+            raise ModelNotFoundError(f"No model has this name; there are: {known}.", param="model")
+        now = time.monotonic()
+        known_ = self._known.get(model.name)
+        if known_ is None or now - known_.read_at > _FRESH_S:
+            known_ = self._known[model.name] = self._read(model.name, known_, now)
+        if known_.card is None:
+            raise NoWorkerError(f"No worker has loaded {model.name} yet.", retry_after_s=_RETRY_S)
+        if known_.alone_since is not None and now - known_.alone_since > _ALONE_S:
+            raise NoWorkerError(f"No worker serves {model.name}.", retry_after_s=_RETRY_S)
+        return known_.card
+
+    def _read(self, name: str, before: _Known | None, now: float) -> _Known:
+        card = self._ledger.cards([name]).get(name)
+        if any(worker.model == name for worker in self._ledger.workers()):
+            return _Known(card, now, None)
+        since = before.alone_since if before is not None else None
+        return _Known(card, now, now if since is None else since)
+
+
+class Tokenizers:
+    """The models' tokenizer files, once on disk for all children; found by their digest."""
+
+    def __init__(self, folder: Path, ledger: Ledger) -> None:
+        self._folder, self._ledger = folder, ledger
+
+    def folder(self, card: ModelCard) -> Path:
+        """Where this model's files lie. Raises StorageError, and InternalError for files that are not the card's."""
+        folder = self._folder / card.tokenizer_digest
+        if not folder.is_dir():
+            blob = self._ledger.tokenizer_files(card.base_model) or b""
+            if hashlib.sha256(blob).hexdigest() != card.tokenizer_digest:
+                raise InternalError("The model's tokenizer does not belong to its card.")
+            self._unpack(blob, folder)
+        return folder
+
+    def _unpack(self, blob: bytes, folder: Path) -> None:
+        """All or nothing; another process may do the same."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(dir=self._folder))
+        try:
+            with tarfile.open(fileobj=io.BytesIO(blob)) as tar:
+                tar.extractall(beside, filter="data")
+            os.rename(beside, folder)  # noqa: PTH104  Path.rename says the same, and this may fail
+        except OSError:
+            if not folder.is_dir():
+                raise
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+
+
+class Door:
+    """Turns requests into jobs."""
+
+    def __init__(self, settings: Settings, ledger: Ledger) -> None:
+        """Starts the children."""
+        self._ledger = ledger
+        self._models = Models(settings, ledger)
+        self._tokenizers = Tokenizers(settings.data_dir.resolve() / "tokenizers", ledger)
+        self._children = Children(settings.children)
+
+    def admit(self, ask: Ask, who: Principal, headers: Headers) -> Job:
+        """The job that was asked for. Raises ApiError: why there is none."""
+        card = self._models.card(ask.model)
+        prompt = self._tokens(ask, card)
+        room = Room(card.context, self._ledger.partition(who.owner), headers)
+        return ask.job(who, card.base_model, prompt, room)
+
+    def close(self) -> None:
+        """Leave no child."""
+        self._children.close()
+
+    def _tokens(self, ask: Ask, card: ModelCard) -> tuple[int, ...]:
+        question: dict[str, Any] = {"folder": str(self._tokenizers.folder(card)), "most": card.context}
+        match ask:
+            case ChatRequest():
+                question["messages"] = ask.conversation()
+            case CompletionRequest():
+                question["prompt"] = ask.prompt
+        try:
+            answer = self._children.ask(question)
+        except ChildDiedError:
+            raise InvalidRequestError(
+                "The prompt could not be read within the time and the memory that one request may take.",
+                param=ask.asked,
+            ) from None
+        if "refused" in answer:
+            refusal = ContextLengthError if answer["is_too_long"] else InvalidRequestError
+            raise refusal(answer["refused"], param=ask.asked)
+        return tuple(answer["ids"])

@@ -1,0 +1,165 @@
+"""What chat and text completions ask alike, and how it becomes a Job."""
+
+import secrets
+import time
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
+
+from common.errors import ContextLengthError
+from common.identity import Principal
+from common.jobs import Class, Job, Kind, OnDisconnect, Reply, Sampling, new_id
+from common.protocol.base import Int, Label, Request
+
+MAX_TOKENS = 256  # the reference's default; shrinks to the room that the context leaves
+_HOUR_S, _DAY_S = 3600, 86_400
+_GRACE_S, _RETRY_GRACE_S = 0.5, 15.0  # before the job of a client that has gone is cancelled
+_CLASS: dict[str, Class] = {
+    "auto": "interactive",
+    "default": "interactive",
+    "priority": "interactive",
+    "flex": "normal",
+}
+
+
+def _one_or_many(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+Stop = Annotated[str, Field(min_length=1, max_length=256)]
+Stops = Annotated[tuple[Stop, ...], Field(max_length=16, strict=False), BeforeValidator(_one_or_many)]
+Metadata = dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]]
+
+
+@dataclass(frozen=True, slots=True)
+class Headers:
+    """What the door wants to know of HTTP."""
+
+    read_timeout_s: float | None = None  # how long the SDK waits for an answer
+    deadline_ms: float | None = None
+    sdk: bool = False  # it will ask again by itself
+    idempotency: bool = False
+
+
+class StreamOptions(BaseModel):
+    """How a stream is told."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", hide_input_in_errors=True)
+
+    include_usage: bool | None = None
+    include_obfuscation: Literal[False] | None = None
+
+
+class Generation(Request):
+    """A request for new tokens."""
+
+    kind: ClassVar[Kind]
+    asked: ClassVar[str]  # the field that holds the prompt
+
+    model: Annotated[str, Field(max_length=256)] = ""
+    max_tokens: Annotated[Int, Field(ge=1)] | None = None
+    max_completion_tokens: Annotated[Int, Field(ge=1)] | None = None
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] = 0.3
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    top_k: Annotated[Int, Field(ge=0, lt=2**31)] = 0
+    min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
+    seed: Annotated[Int, Field(ge=-(2**63), lt=2**63)] = 0
+    stop: Stops = ()
+    max_time: Annotated[float, Field(gt=0, le=_DAY_S)] | None = None
+    service_tier: Literal["auto", "default", "flex", "priority"] = "default"
+    on_disconnect: OnDisconnect | None = None
+    metadata: Annotated[Metadata, Field(max_length=16)] = Field(default_factory=dict)
+    user: Label | None = None
+    safety_identifier: Label | None = None
+    h2ogpt_key: Label | None = None  # the gate has read it
+
+    @field_validator("max_completion_tokens")
+    @classmethod
+    def _agrees(cls, most: int | None, told: ValidationInfo) -> int | None:
+        if most is not None and told.data.get("max_tokens") not in {None, most}:
+            raise ValueError("it differs from max_tokens")
+        return most
+
+    @field_validator("stream_options")
+    @classmethod
+    def _has_a_stream(cls, options: StreamOptions | None, told: ValidationInfo) -> StreamOptions | None:
+        if options is not None and not told.data.get("stream"):
+            raise ValueError("it goes with stream: true")
+        return options
+
+    @property
+    def label(self) -> str | None:
+        """Whose turn it is; what follows a colon is a password, and was never here."""
+        name = self.user if self.user is not None else self.safety_identifier
+        return None if name is None else name.partition(":")[0]
+
+    def job(self, who: Principal, model: str, prompt: tuple[int, ...], room: "Room") -> Job:
+        """Leave HTTP behind. Raises ContextLengthError."""
+        headers = room.headers
+        has_day = headers.idempotency or self.service_tier == "flex"
+        return Job(
+            id=new_id(room.partition),
+            model=model,
+            prompts=(prompt,),
+            sampling=Sampling(
+                max_tokens=self._most(len(prompt), room.context),
+                temperature=self.temperature,
+                top_p=self.top_p,
+                top_k=self.top_k,
+                min_p=self.min_p,
+                stop=self.stop,
+            ),
+            reply=Reply(self.kind, self.stream, self._wants_usage(), self.metadata),
+            owner=who.owner,
+            share=who.share(self.label),
+            seed=self.seed or secrets.randbits(63) or 1,
+            created=int(time.time()),
+            cls=_CLASS[self.service_tier],
+            priority=self.service_tier == "priority",
+            keep_s=_DAY_S if headers.idempotency else _HOUR_S,
+            end_s=_DAY_S if has_day else _HOUR_S,
+            max_wait_s=self._patience_s(headers),
+            max_time_s=self.max_time,
+            on_disconnect=self.on_disconnect or "cancel",
+            grace_s=_RETRY_GRACE_S if not self.stream and (headers.sdk or headers.idempotency) else _GRACE_S,
+        )
+
+    def _most(self, prompt: int, context: int) -> int:
+        """How many tokens the answer may have."""
+        left = context - prompt
+        if left < 1:
+            raise ContextLengthError(
+                f"The model's context is {context} tokens, and the prompt has {prompt}.", param=self.asked
+            )
+        name = "max_completion_tokens" if self.max_tokens is None else "max_tokens"
+        most: int | None = getattr(self, name)
+        if most is not None and most > left:
+            raise ContextLengthError(
+                f"The model's context is {context} tokens: the prompt has {prompt}, and {name} asks for {most} more.",
+                param=name,
+            )
+        return min(MAX_TOKENS, left) if most is None else most
+
+    def _wants_usage(self) -> bool:
+        return self.stream_options is not None and bool(self.stream_options.include_usage)
+
+    def _patience_s(self, headers: Headers) -> float | None:
+        """The shortest of the times for which somebody waits; a stream's client hears comments meanwhile."""
+        times = [
+            self.max_time,
+            None if self.stream else headers.read_timeout_s,
+            None if headers.deadline_ms is None else headers.deadline_ms / 1000,
+        ]
+        return min((told for told in times if told is not None), default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What a request finds when it comes in."""
+
+    context: int  # tokens, prompt and answer together
+    partition: int  # of the ledger
+    headers: Headers

@@ -1,0 +1,330 @@
+"""Bytes to Request to Job, or a refusal that names the field."""
+
+import json
+from typing import Any
+
+import pytest
+
+from common.errors import ContextLengthError, InvalidRequestError
+from common.identity import Principal
+from common.jobs import Job
+from common.protocol import Request, parse
+from common.protocol.chat import ChatRequest
+from common.protocol.completions import CompletionRequest
+from common.protocol.fields import LATER, NEVER
+from common.protocol.generation import Generation, Headers, Room
+from common.settings import Limits
+
+HI = [{"role": "user", "content": "Hi"}]
+WHO = Principal(key_id="k")
+
+
+def chat(**fields: Any) -> ChatRequest:
+    return parse(json.dumps({"messages": HI} | fields).encode(), ChatRequest, limits=Limits(), strict=False)
+
+
+def strictly(**fields: Any) -> ChatRequest:
+    return parse(json.dumps({"messages": HI} | fields).encode(), ChatRequest, limits=Limits(), strict=True)
+
+
+def text(**fields: Any) -> CompletionRequest:
+    return parse(json.dumps({"prompt": "Hi"} | fields).encode(), CompletionRequest, limits=Limits(), strict=False)
+
+
+def job(ask: Generation, *, prompt: int = 3, context: int = 1024, headers: Headers | None = None) -> Job:
+    return ask.job(WHO, "m", tuple(range(prompt)), Room(context, 0, headers or Headers()))
+
+
+def refusal(body: bytes, kind: type[Request] = ChatRequest) -> InvalidRequestError:
+    with pytest.raises(InvalidRequestError) as refused:
+        parse(body, kind, limits=Limits(), strict=False)
+    return refused.value
+
+
+def refused(**fields: Any) -> str | None:
+    return refusal(json.dumps({"messages": HI} | fields).encode()).param
+
+
+def test_the_reference_says_what_a_request_that_says_nothing_means() -> None:
+    asked = job(chat())
+
+    assert (asked.sampling.temperature, asked.sampling.top_p, asked.sampling.max_tokens) == (0.3, 1.0, 256)
+    assert (asked.sampling.top_k, asked.sampling.min_p, asked.sampling.stop) == (0, 0.0, ())
+    assert (asked.cls, asked.priority, asked.reply.stream, asked.on_disconnect) == (
+        "interactive",
+        False,
+        False,
+        "cancel",
+    )
+    assert 0 < asked.seed < 2**63
+
+
+def test_what_is_asked_for_stands_in_the_job() -> None:
+    asked = job(
+        chat(
+            temperature=0,
+            top_p=0.5,
+            top_k=7,
+            min_p=0.1,
+            seed=42,
+            stop="end",
+            max_tokens=9,
+            max_time=5,
+            stream=True,
+            stream_options={"include_usage": True},
+            service_tier="flex",
+            on_disconnect="finish",
+            metadata={"a": "b"},
+        )
+    )
+
+    sampling, reply = asked.sampling, asked.reply
+    assert (sampling.temperature, sampling.top_p, sampling.top_k, sampling.min_p) == (0, 0.5, 7, 0.1)
+    assert (sampling.stop, sampling.max_tokens, asked.seed, asked.max_time_s) == (("end",), 9, 42, 5)
+    assert (reply.kind, reply.stream, reply.include_usage, reply.metadata) == ("chat", True, True, {"a": "b"})
+    assert (asked.cls, asked.end_s, asked.on_disconnect) == ("normal", 86_400, "finish")
+    assert asked.created > 1_700_000_000
+
+
+def test_two_requests_without_a_seed_draw_differently() -> None:
+    assert job(chat(seed=0)).seed != job(chat(seed=0)).seed
+
+
+def test_a_priority_request_goes_to_the_head_of_its_list() -> None:
+    asked = job(chat(service_tier="priority"))
+
+    assert (asked.cls, asked.priority) == ("interactive", True)
+
+
+def test_a_top_level_null_means_the_default() -> None:
+    asked = chat(temperature=None, stop=None, n=None, tools=None, user=None)
+
+    assert (asked.temperature, asked.stop, asked.ignored) == (0.3, (), ())
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "seed", "top_k"])
+def test_a_whole_number_may_be_written_with_a_point(name: str) -> None:
+    assert getattr(chat(**{name: 5.0}), name) == 5
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("temperature", -0.1),
+        ("temperature", 2.1),
+        ("temperature", "1"),
+        ("temperature", True),
+        ("top_p", 0),
+        ("top_p", 1.1),
+        ("top_k", -1),
+        ("top_k", 1.5),
+        ("min_p", 2),
+        ("max_tokens", 0),
+        ("max_tokens", "5"),
+        ("max_completion_tokens", -5),
+        ("seed", 2**63),
+        ("seed", 0.5),
+        ("stop", 5),
+        ("stop", [""]),
+        ("stop", "x" * 257),
+        ("stop", ["x"] * 17),
+        ("stream", 1),
+        ("stream_options", {"include_usage": True}),
+        ("service_tier", "scale"),
+        ("on_disconnect", "stay"),
+        ("max_time", 0),
+        ("metadata", {str(number): "" for number in range(17)}),
+        ("metadata", "a"),
+        ("user", 5),
+        ("user", "x" * 513),
+        ("model", 5),
+        ("messages", []),
+        ("messages", "Hi"),
+        ("messages", HI * 4097),
+    ],
+)
+def test_a_wrong_value_is_refused_by_its_fields_name(field: str, value: Any) -> None:
+    assert str(refused(**{field: value})).split("[")[0] == field
+
+
+@pytest.mark.parametrize(
+    ("message", "param"),
+    [
+        ({"role": "robot", "content": "x"}, "messages[0].role"),
+        ({"role": "tool", "content": "x", "tool_call_id": "1"}, "messages[0].role"),
+        ({"content": "x"}, "messages[0].role"),
+        ({"role": "user"}, "messages[0].content"),
+        ({"role": "user", "content": None}, "messages[0].content"),
+        ({"role": "user", "content": []}, "messages[0].content"),
+        ({"role": "user", "content": [{"type": "text", "text": 1}]}, "messages[0].content[0].text"),
+        ({"role": "user", "content": [{"type": "text", "text": "a"}] * 65}, "messages[0].content"),
+        (
+            {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]},
+            "messages[0].content[0].type",
+        ),
+        ({"role": "assistant", "content": "x", "tool_calls": [{}]}, "messages[0].tool_calls"),
+        ("Hi", "messages[0]"),
+    ],
+)
+def test_a_wrong_message_is_refused_by_its_place(message: Any, param: str) -> None:
+    assert refused(messages=[message]) == param
+
+
+def test_parts_of_text_are_one_text_and_developers_are_systems() -> None:
+    asked = chat(
+        messages=[
+            {"role": "developer", "content": "Be brief."},
+            {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}], "name": "Ann"},
+        ]
+    )
+
+    assert asked.conversation() == [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "a\nb", "name": "Ann"},
+    ]
+
+
+def test_a_message_that_an_sdk_dumped_may_come_back() -> None:
+    dumped: dict[str, Any] = {
+        "role": "assistant",
+        "content": "Hello",
+        "refusal": None,
+        "annotations": [],
+        "tool_calls": None,
+    }
+
+    assert chat(messages=[*HI, dumped, *HI]).conversation()[1] == {"role": "assistant", "content": "Hello"}
+
+
+@pytest.mark.parametrize("name", [*LATER, *NEVER])
+def test_a_field_whose_feature_is_missing_is_refused_by_name(name: str) -> None:
+    told = refusal(json.dumps({"messages": HI, name: {"some": "thing"}}).encode())
+
+    assert (told.param, told.actual_code) == (name, "unsupported_parameter")
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in LATER.items() for value in values])
+def test_a_default_of_such_a_field_is_taken(name: str, value: Any) -> None:
+    assert strictly(**{name: value}).ignored == ()
+
+
+def test_true_is_not_one() -> None:
+    assert (refused(n=True), refused(logprobs=0)) == ("n", "logprobs")
+
+
+def test_what_nobody_knows_is_ignored_and_named() -> None:
+    assert chat(zebra=1, apple=None, use_agent=True).ignored == ("use_agent", "zebra")
+
+
+def test_a_strict_service_refuses_what_it_would_ignore() -> None:
+    with pytest.raises(InvalidRequestError) as told:
+        strictly(zebra=1)
+
+    assert (told.value.param, told.value.actual_code) == ("zebra", "unsupported_parameter")
+
+
+def test_no_client_says_what_was_ignored() -> None:
+    assert chat(ignored=["x"]).ignored == ("ignored",)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b"\xff",
+        b'{"temperature": NaN}',
+        b'{"temperature": Infinity}',
+        b'{"a": ' + b"[" * 70 + b"]" * 70 + b"}",
+        b"[" * 1_000_000,
+        b'{"messages": [], "messages": []}',
+        b'{"messages": [{"role": "user", "content": "\\ud83d"}]}',
+        b'{"user": "\\udc00"}',
+        b'{"seed": ' + b"9" * 5000 + b"}",
+    ],
+)
+def test_what_is_no_json_of_ours_is_refused(body: bytes) -> None:
+    assert refusal(body).status == 400
+
+
+def test_brackets_inside_of_strings_are_text() -> None:
+    assert chat(messages=[{"role": "user", "content": '["\\"' * 100}]).messages
+
+
+def test_a_number_beyond_all_numbers_is_refused() -> None:
+    assert refusal(b'{"messages": [{"role": "user", "content": "x"}], "temperature": 1e999}').param == "temperature"
+
+
+def test_an_answer_that_does_not_fit_the_context_is_refused_where_it_was_asked_for() -> None:
+    for name in ("max_tokens", "max_completion_tokens"):
+        with pytest.raises(ContextLengthError) as told:
+            job(chat(**{name: 100}), prompt=925)
+        assert (told.value.param, told.value.actual_code) == (name, "context_length_exceeded")
+
+
+def test_an_answer_that_just_fits_is_taken() -> None:
+    assert job(chat(max_tokens=99), prompt=925).sampling.max_tokens == 99
+
+
+def test_the_default_shrinks_to_the_room_there_is() -> None:
+    assert job(chat(), prompt=1000).sampling.max_tokens == 24
+
+
+@pytest.mark.parametrize(("ask", "field"), [(chat, "messages"), (text, "prompt")])
+def test_a_prompt_that_fills_the_context_is_refused(ask: Any, field: str) -> None:
+    with pytest.raises(ContextLengthError) as told:
+        job(ask(), prompt=1024)
+
+    assert told.value.param == field
+
+
+def test_both_names_of_max_tokens_may_say_the_same() -> None:
+    assert job(chat(max_tokens=5, max_completion_tokens=5)).sampling.max_tokens == 5
+    assert refused(max_tokens=5, max_completion_tokens=6) == "max_completion_tokens"
+
+
+def test_a_password_never_leaves_the_request() -> None:
+    asked = chat(user="ann:secret")
+
+    assert asked.label == "ann"
+    assert job(asked).share == job(chat(user="ann")).share != job(chat(user="bob")).share
+    assert "secret" not in job(asked).encode()
+
+
+def test_a_key_in_the_body_never_leaves_the_request() -> None:
+    asked = chat(h2ogpt_key="secret")
+
+    assert asked.ignored == ()
+    assert "secret" not in job(asked).encode()
+
+
+def test_a_label_is_a_turn_of_its_own_and_changes_no_owner() -> None:
+    plain, labelled, other = job(chat()), job(chat(user="a")), job(chat(safety_identifier="b"))
+
+    assert plain.owner == labelled.owner == other.owner == plain.share
+    assert len({plain.share, labelled.share, other.share}) == 3
+
+
+def test_whoever_asks_again_by_himself_is_waited_for() -> None:
+    sdk, keyed = Headers(sdk=True), Headers(idempotency=True)
+
+    assert [job(chat(), headers=told).grace_s for told in (Headers(), sdk, keyed)] == [0.5, 15, 15]
+    assert job(chat(stream=True), headers=sdk).grace_s == 0.5
+    assert [job(chat(), headers=told).keep_s for told in (sdk, keyed)] == [3600, 86_400]
+
+
+def test_the_shortest_patience_counts_and_streams_have_no_read_timeout() -> None:
+    headers = Headers(read_timeout_s=600, deadline_ms=700_000)
+
+    assert job(chat(), headers=headers).max_wait_s == 600
+    assert job(chat(stream=True), headers=headers).max_wait_s == 700
+    assert job(chat(max_time=30), headers=headers).max_wait_s == 30
+    assert job(chat()).max_wait_s is None
+
+
+@pytest.mark.parametrize("prompt", [["a"], [1, 2], [[1]], 5])
+def test_a_text_completion_takes_one_string(prompt: Any) -> None:
+    assert refusal(json.dumps({"prompt": prompt}).encode(), CompletionRequest).param == "prompt"
+    assert text(prompt="").kind == "completion"
