@@ -144,7 +144,7 @@ def _letters(tokens: Sequence[int]) -> str:
     return "".join(chr(0x4E00 + token) for token in tokens)
 
 
-def _forget(_outputs: Sequence[Output]) -> None:
+def _forget(outputs: Sequence[Output]) -> None:
     """Nobody listens."""
 
 

@@ -88,6 +88,10 @@ class Stack:
         """The engine processes."""
         return self.processes("worker.boot")
 
+    def servers(self) -> list[psutil.Process]:
+        """The embedded server."""
+        return self.processes("server.conf")
+
     def stop(self) -> int:
         """One Ctrl-C; the exit status."""
         if self.process.poll() is None:

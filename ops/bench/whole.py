@@ -8,9 +8,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from openai import BadRequestError
+
 from ops.bench.stack import Stack
 
-_COUNT = [{"role": "user", "content": "Count from 1 to 100."}]
 _COUNTING = """
 [[models]]
 name = "counting"
@@ -34,12 +35,14 @@ def _alone(folder: Path) -> dict[str, float]:
         stack.wait_ready()
         figures = {"ready_s": time.monotonic() - started}
         firsts = [_first_token_s(stack) for _ in range(20)]
-        front_ends = stack.processes("api.server") or stack.processes("gunicorn")
-        resident = [process.memory_info().rss for process in front_ends]
+        refusals = [_refusal_s(stack) for _ in range(20)]
+        shared = [process.memory_full_info().pss for process in stack.processes("api.server")]
         return figures | {
             "first_token_p50_ms": 1000 * statistics.median(firsts),
             "first_token_max_ms": 1000 * max(firsts),
-            "front_end_rss_mb": max(resident) / 1e6,
+            "refusal_p50_ms": 1000 * statistics.median(refusals),
+            "refusal_max_ms": 1000 * max(refusals),
+            "front_end_mb": sum(shared) / 2**20,
         }
     finally:
         stack.stop()
@@ -54,6 +57,17 @@ def _first_token_s(stack: Stack) -> float:
             if part.choices and part.choices[0].delta.content:
                 break
     return time.monotonic() - started
+
+
+def _refusal_s(stack: Stack) -> float:
+    """How long a prompt waits for its no: it goes through the whole door."""
+    client = stack.client().with_options(max_retries=0)
+    started = time.monotonic()
+    try:
+        client.completions.create(model="penstock-demo", prompt="x" * 5000)
+    except BadRequestError:
+        return time.monotonic() - started
+    raise RuntimeError("a prompt that does not fit was taken")
 
 
 def _killed(folder: Path) -> dict[str, float]:

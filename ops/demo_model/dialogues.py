@@ -223,3 +223,13 @@ def plain(seed: int) -> Iterator[str]:
     while True:
         ask, answer = rng.choices(topics, weights)[0](rng)
         yield f"{ask['content']}\n{answer['content']}"
+
+
+def questions(seed: int) -> Iterator[tuple[str, str, str]]:
+    """Single questions without end, each with its topic and its answer."""
+    rng = random.Random(seed)
+    topics, weights = zip(*_TOPICS, strict=True)
+    while True:
+        topic = rng.choices(topics, weights)[0]
+        ask, answer = topic(rng)
+        yield topic.__name__.strip("_"), ask["content"], answer["content"]

@@ -34,7 +34,7 @@ def test_a_taken_port_is_one_clear_line(module: str, setting: str, tmp_path: Pat
     ("settings", "named"),
     [
         ({}, "PENSTOCK_REDIS_URL"),
-        ({"redis_url": "redis://127.0.0.1:1/0", "host": "0.0.0.0"}, "PENSTOCK_API_KEYS"),  # noqa: S104
+        ({"redis_url": "redis://127.0.0.1:1/0", "host": "0.0.0.0"}, "PENSTOCK_API_KEYS"),
         ({"redis_url": "redis://127.0.0.1:1/0", "auth_access": "closed"}, "PENSTOCK_USERS_FILE"),
         ({"redis_url": "redis://127.0.0.1:1/0", "api_keys": "/no/such/file"}, "/no/such/file"),
         ({"redis_ulr": "x"}, "PENSTOCK_REDIS_ULR"),

@@ -1,0 +1,25 @@
+"""``python -m ops.bench``: all figures as one table, and in ``build/bench.json``; names in the call choose parts."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+PARTS = ("engine", "transport", "whole")
+OUT = Path("build") / "bench.json"
+
+
+def main() -> None:
+    """Measure, print, write."""
+    figures: dict[str, float] = {}
+    for part in sys.argv[1:] or PARTS:
+        print(f"# {part}", file=sys.stderr, flush=True)
+        figures |= importlib.import_module(f"ops.bench.{part}").measure()
+    for name, figure in figures.items():
+        print(f"{name:44} {figure:12.3f}")
+    OUT.parent.mkdir(exist_ok=True)
+    OUT.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
