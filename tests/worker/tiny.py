@@ -15,8 +15,9 @@ from transformers import (
 from worker.engine.rowbatch import RowModel
 from worker.engine.sequence import Bounds
 
+torch.set_num_threads(1)  # more would wait for each other, and for other processes
 VOCABULARY = 320
-CONTEXT = 256
+CONTEXT = 320  # more than a new cache has room for
 _SHAPE = {
     "vocab_size": VOCABULARY,
     "hidden_size": 64,
@@ -48,6 +49,13 @@ def network(name: str = "llama", seed: int = 0) -> Any:
     """A model of this architecture."""
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(CONFIGS[name], dtype=torch.float32)
+    return model.eval().requires_grad_(requires_grad=False)
+
+
+def with_eager_attention(name: str) -> Any:
+    """The same, with transformers' plain attention, which wants masks of another kind."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(CONFIGS[name], dtype=torch.float32, attn_implementation="eager")
     return model.eval().requires_grad_(requires_grad=False)
 
 

@@ -111,7 +111,7 @@ class Engine:
         self._thread.join(timeout_s)
 
     def add(self, claim: Claim) -> None:
-        """A claimed job; an older claim of the same job is forgotten."""
+        """A claimed job; an older claim of the same job is forgotten. Lower classes give way if it does not fit."""
         with self._changed:
             self._forget(claim.job.id)
             self._arrivals += 1
@@ -124,6 +124,8 @@ class Engine:
                 self._end(work, _FAILED)  # the door refuses these
             elif work.is_finished:
                 self._end(work, _done(work))
+            else:  # parked ahead of the claim alone, they could be back before it came
+                self.counters["parked"] += self._scheduler.park(0, work.cls, time.monotonic())
             self._changed.notify_all()
 
     def end(self, job_id: str, failed: Failed) -> None:
@@ -229,27 +231,27 @@ class Engine:
         """The next tokens; None for the sequences that cannot have one.
 
         A step that raises is done again in parts: each new sequence alone, the others together, and if that raises as
-        well, without the newest job. Who raises alone fails alone.
+        well, in halves. Who raises alone fails alone.
         """
         try:
             return self._read(feeds)
         except Exception:
             log.exception("a step failed; looking for the cause", sequences=len(feeds))
         entering = _entering(feeds)
-        running = {sequence: feed for sequence, feed in feeds.items() if sequence not in entering}
-        newest = next(reversed(running)).job_id if running else None
-        mates = {sequence: feed for sequence, feed in running.items() if sequence.job_id != newest}
-        tokens: Tokens = dict.fromkeys(feeds)
+        tokens = self._tried({sequence: feed for sequence, feed in feeds.items() if sequence not in entering})
         for sequence, feed in entering.items():
             tokens |= self._tried({sequence: feed})
-        return tokens | (self._tried(running) or self._tried(mates))
+        return tokens
 
     def _tried(self, feeds: Feeds) -> Tokens:
-        """A part of a failed step; nothing when this part fails as well."""
+        """A part of a failed step, in halves when it fails as well; None for who fails alone."""
         try:
             return self._read(feeds)
         except Exception:  # noqa: BLE001  the whole step's exception is in the log
-            return {}
+            if len(feeds) == 1:
+                return dict.fromkeys(feeds)
+        parts, middle = tuple(feeds.items()), len(feeds) // 2
+        return self._tried(dict(parts[:middle])) | self._tried(dict(parts[middle:]))
 
     def _read(self, feeds: Feeds) -> Tokens:
         if not feeds:
@@ -334,8 +336,14 @@ class Engine:
 
     def _wait(self) -> bool:
         with self._changed:
-            self._changed.wait_for(lambda: not self._is_open or self._has_work())
+            self._changed.wait_for(self._is_due)
             return self._is_open
+
+    def _is_due(self) -> bool:
+        """Between two steps: is there anything to do? The last job may have been dropped just now."""
+        if not self._has_work():
+            self._began = None
+        return not self._is_open or self._has_work()
 
     def _survive(self) -> bool:
         """Fail all who ran, once; the second time in a row ``stalled_s`` tells the watch that this process is lost."""

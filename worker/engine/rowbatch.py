@@ -146,14 +146,14 @@ class RowModel:
         row = self._row_of.pop(slot, None)
         if row is None:
             return
-        if slot in self._poisoned:
-            self._poisoned.discard(slot)
-            self._each("wipe", row)
         last = len(self._row_of)
+        mover = next((other for other, at in self._row_of.items() if at == last), slot)
         if row != last:
-            mover = next(slot for slot, at in self._row_of.items() if at == last)
             self._each("move", last, row)
             self._row_of[mover] = row
+        if mover in self._poisoned:
+            self._each("wipe", last)  # also of one that moved: what it leaves behind is read by the row's next sequence
+        self._poisoned.discard(slot)
 
     @torch.inference_mode()
     def test(self) -> None:

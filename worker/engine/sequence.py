@@ -78,6 +78,8 @@ class Sequence:
             shown += "".join(delta.text for delta in events)
             if finish := events[-1].finish:
                 break
+        if len(shown) < self._said:
+            finish = "length"  # only the end by ``max_time_s`` lets go of text that these tokens still hold back
         new = shown[self._said :]
         if finish:
             return self._ended(finish, new, ())

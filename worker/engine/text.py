@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 _HALF = "\ufffd"  # how a decoder shows bytes that are no character (yet)
 _LONG = 12  # tokens decoded together before the oldest are let go
 _STUCK = 64  # tokens without one whole character: no character is that long
+_REST = 3  # what may still become a character: all its bytes but one
 
 Decode = Callable[[Sequence[int]], str]
 
@@ -21,16 +22,19 @@ class Characters:
         self._window: list[int] = []
         self._shown = 0  # characters of the window's text that were given out
         self._whole = 0  # tokens of the window up to the last end of a character
+        self._silent = 0  # tokens since anything was given out
 
     def push(self, token: int) -> str:
         """The characters that this token completes."""
         self._window.append(token)
         text = self._decode(self._window)
-        is_stuck = len(self._window) - self._whole >= _STUCK
-        end = len(text) if is_stuck else len(text.rstrip(_HALF))
+        end = len(text.rstrip(_HALF))
+        self._silent += 1
+        if self._silent >= _STUCK:
+            end = max(end, len(text) - _REST)
         new = text[self._shown : end]
         if new:
-            self._shown = end
+            self._shown, self._silent = end, 0
             if end == len(text):
                 self._cut()
         return new

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import tempfile
+import textwrap
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from worker.models.files import packed
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _CONTEXT = 2048  # of a model that does not say
+_LONGEST = 300  # characters of somebody else's error message
 _FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -98,8 +100,10 @@ def _pretrained(model: settings.Model, threads: int) -> Loaded:
     try:
         network = _network(model)
         tokenizer = _tokenizer(model)
-    except (OSError, ValueError, ImportError, KeyError) as error:  # what transformers raises for what it cannot load
-        raise LoadError(f"{model.path} cannot be loaded: {_first_line(error)}") from error
+    except (LoadError, MemoryError, torch.OutOfMemoryError):
+        raise  # where memory was short, the next start may find more
+    except Exception as error:  # the libraries below raise whatever they like for what they cannot load
+        raise LoadError(f"{model.path} cannot be loaded: {_shortened(error)}") from error
     bounds = Bounds(_context(model, network.config), _end_ids(network, tokenizer))
     try:
         rows = RowModel(network, tokenizer.backend_tokenizer.decode, bounds, model.slots)
@@ -122,17 +126,21 @@ def _check(model: settings.Model) -> None:
         raise LoadError(f"{model.path} has no config.json, so it holds no transformers model.")
     if not any(folder.glob("*.safetensors")):
         raise LoadError(f"{model.path} has no *.safetensors file; other formats of weights are not loaded.")
-    if not model.trust_remote_code and _has_code(config):
+    told = _json(config)
+    generation = folder / "generation_config.json"
+    if generation.is_file():
+        _json(generation)  # transformers would do without it, and without its end tokens
+    if not model.trust_remote_code and isinstance(told, dict) and "auto_map" in told:
         raise LoadError(
             f"{model.path} brings its own code (auto_map); set trust_remote_code = true for {model.name} to run it."
         )
 
 
-def _has_code(config: Path) -> bool:
+def _json(path: Path) -> Any:
     try:
-        return "auto_map" in json.loads(config.read_text())
+        return json.loads(path.read_text())
     except ValueError as error:
-        raise LoadError(f"{config} is not JSON: {error}.") from error
+        raise LoadError(f"{path} is not JSON: {error}.") from error
 
 
 def _network(model: settings.Model) -> Any:
@@ -144,12 +152,15 @@ def _network(model: settings.Model) -> Any:
     # on a CPU half precision is slower than full; elsewhere the checkpoint knows best
     as_stored = "float32" if device.type == "cpu" else "auto"
     dtype = as_stored if model.dtype == "auto" else model.dtype
-    network = AutoModelForCausalLM.from_pretrained(
+    network, told = AutoModelForCausalLM.from_pretrained(
         model.path,
         dtype=dtype if dtype == "auto" else getattr(torch, dtype),
         use_safetensors=True,
         trust_remote_code=model.trust_remote_code,
+        output_loading_info=True,
     )
+    if missing := sorted(told["missing_keys"]):  # transformers would fill them with random numbers
+        raise LoadError(f"{model.path} lacks weights of its model: {missing[0]} and {len(missing) - 1} more.")
     return network.to(device).eval().requires_grad_(requires_grad=False)
 
 
@@ -161,7 +172,7 @@ def _device(name: str) -> Any:
     try:
         return torch.device(name)
     except RuntimeError as error:
-        raise LoadError(f"{name!r} is no device: {_first_line(error)}") from error
+        raise LoadError(f"{name!r} is no device: {_shortened(error)}") from error
 
 
 def _tokenizer(model: settings.Model) -> Any:
@@ -218,5 +229,5 @@ def _tokenizer_files(tokenizer: Any, network: Any) -> bytes:
     return packed(files)
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__
+def _shortened(error: Exception) -> str:
+    return textwrap.shorten(str(error), _LONGEST) or type(error).__name__
