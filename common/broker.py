@@ -19,6 +19,7 @@ TICKET = "llm.ticket"
 _EXCHANGE = Exchange("llm", type="direct")
 _SAMPLE_S = 0.5
 _SPARE = 64
+_ANSWER_S = 1.0
 _AWAY_S = 1.0  # a request must not wait for a broker that has just not answered another
 log = structlog.get_logger("broker")
 
@@ -96,6 +97,7 @@ class Tickets:
 
     def __init__(self, settings: Settings) -> None:
         self._app = celery_app(settings)
+        self._app.conf.broker_transport_options = _CONFIG["broker_transport_options"] | {"socket_timeout": _ANSWER_S}
         self._most = {model.name: 2 * model.slots + _SPARE for model in settings.models}
         self._lock = threading.Lock()
         self._sampled: dict[str, tuple[float, int]] = {}  # model -> when, tickets in its queue (sent since included)

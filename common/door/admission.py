@@ -4,16 +4,15 @@ Neither flask nor torch: HTTP bodies, WebSocket messages and batch lines come in
 """
 
 import hashlib
-import io
 import os
 import shutil
-import tarfile
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from common.bundle import unpack
 from common.cards import ModelCard
 from common.door.children import ChildDiedError, Children
 from common.errors import ContextLengthError, InternalError, InvalidRequestError, ModelNotFoundError, NoWorkerError
@@ -92,8 +91,7 @@ class Tokenizers:
         self._folder.mkdir(parents=True, exist_ok=True)
         beside = Path(tempfile.mkdtemp(dir=self._folder))
         try:
-            with tarfile.open(fileobj=io.BytesIO(blob)) as tar:
-                tar.extractall(beside, filter="data")
+            unpack(blob, beside)
             os.rename(beside, folder)  # noqa: PTH104  Path.rename says the same, and this may fail
         except OSError:
             if not folder.is_dir():

@@ -1,13 +1,11 @@
 """From a request to a job: models, tokenizers, and the children that read prompts."""
 
 import hashlib
-import io
 import json
 import os
 import signal
 import subprocess
 import sys
-import tarfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +17,7 @@ import psutil
 import pytest
 from tokenizers import Regex, normalizers
 
+from common.bundle import packed, unpack
 from common.cards import ModelCard
 from common.door.admission import Door, Models
 from common.errors import ContextLengthError, InternalError, InvalidRequestError, ModelNotFoundError, NoWorkerError
@@ -31,7 +30,6 @@ from common.protocol.completions import CompletionRequest
 from common.protocol.generation import Headers
 from common.settings import REPOSITORY, Model, Settings
 from worker.models.counting import tokenizer
-from worker.models.files import packed
 
 WHO = Principal()
 TURNS = (
@@ -276,8 +274,7 @@ def test_a_closed_door_leaves_no_child(house: Settings, ledger: Ledger) -> None:
 
 
 def test_whoever_stops_waiting_leaves_no_answer_for_another(tmp_path: Path) -> None:
-    with tarfile.open(fileobj=io.BytesIO(files())) as tar:
-        tar.extractall(tmp_path, filter="data")
+    unpack(files(), tmp_path)
 
     told = subprocess.run(
         [sys.executable, "-c", _GREENLETS, str(tmp_path)], capture_output=True, text=True, check=True, cwd=REPOSITORY

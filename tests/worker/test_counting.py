@@ -1,14 +1,12 @@
-import io
-import tarfile
 from pathlib import Path
 
 import pytest
 from transformers.models.auto.tokenization_auto import AutoTokenizer
 
+from common.bundle import unpack
 from common.jobs import Delta, Sampling
 from tests.worker.claims import a_claim, answers, counting, spelled
 from worker.models.counting import CONTEXT, Counting
-from worker.models.files import packed
 
 
 @pytest.mark.parametrize(
@@ -69,14 +67,9 @@ def test_its_context_can_be_made_smaller_only() -> None:
 
 
 def test_a_door_can_spell_for_it(tmp_path: Path) -> None:
-    with tarfile.open(fileobj=io.BytesIO(Counting("", 1).files())) as tar:
-        tar.extractall(tmp_path, filter="data")
+    unpack(Counting("", 1).files(), tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
 
     assert tuple(tokenizer("Grüße 12")["input_ids"]) == spelled("Grüße 12")
     assert tokenizer.apply_chat_template([{"role": "user", "content": "1 2"}], tokenize=False) == "1 2\n"
     assert Counting("", 1).files() == Counting("answer=3", 9).files()
-
-
-def test_the_same_files_in_another_order_are_the_same_blob() -> None:
-    assert packed({"b": b"1", "a": b"2"}) == packed({"a": b"2", "b": b"1"})

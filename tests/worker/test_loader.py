@@ -1,9 +1,7 @@
 import gc
 import hashlib
-import io
 import json
 import shutil
-import tarfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +17,7 @@ from transformers.models.lfm2.configuration_lfm2 import Lfm2Config
 from transformers.models.llama.configuration_llama import LlamaConfig
 from transformers.tokenization_utils_tokenizers import PreTrainedTokenizerFast
 
+from common.bundle import unpack
 from common.cards import ModelCard
 from common.jobs import Sampling
 from common.settings import Model
@@ -173,8 +172,7 @@ def test_the_tokenizer_files_are_the_same_from_whatever_folder(saved: Path, fold
 
 
 def test_the_door_can_use_the_tokenizer_files_alone(saved: Path, tmp_path: Path) -> None:
-    with tarfile.open(fileobj=io.BytesIO(_load(saved).tokenizer_files)) as tar:
-        tar.extractall(tmp_path, filter="data")
+    unpack(_load(saved).tokenizer_files, tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
 
     assert tokenizer(_TEXTS[1])["input_ids"] == _tokenizer()(_TEXTS[1])["input_ids"]

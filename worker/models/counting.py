@@ -12,10 +12,10 @@ from urllib.parse import parse_qsl
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
+from common.bundle import packed
 from worker.engine import rng
 from worker.engine.engine import Feed
 from worker.engine.sequence import Bounds
-from worker.models.files import packed
 
 PREFIX = "counting:"
 CONTEXT = 8192

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from common import settings, telemetry
+from common.bundle import packed
 from common.cards import ModelCard
 from worker.engine import engine
 from worker.engine.sequence import Bounds
 from worker.models.counting import PREFIX, Counting
-from worker.models.files import packed
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _CONTEXT = 2048  # of a model that does not say
