@@ -57,11 +57,14 @@ def settings(redis_url: str, tmp_path: Path) -> Settings:
 
 @pytest.fixture(autouse=True)
 def _leaves_nothing_behind() -> Iterator[None]:
-    """Fails a test that leaves a thread or a child process."""
+    """Fails a test that leaves a thread or a child process; a library's threads get a moment to end."""
     threads = set(threading.enumerate())
     children = set(psutil.Process().children())
     yield
-    left_threads = [thread.name for thread in set(threading.enumerate()) - threads if not thread.daemon]
+    new = [thread for thread in set(threading.enumerate()) - threads if not thread.daemon]
+    for thread in new:
+        thread.join(2)
+    left_threads = [thread.name for thread in new if thread.is_alive()]
     left = [child for child in set(psutil.Process().children()) - children if child.status() != psutil.STATUS_ZOMBIE]
     assert (left_threads, left) == ([], [])
 

@@ -9,8 +9,9 @@ import secrets
 import signal
 import subprocess
 import sys
-import threading
 import time
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 from types import FrameType
 
 from common import telemetry
@@ -33,12 +34,14 @@ class Supervisor:
 
     def __init__(self, settings: Settings, model: str) -> None:
         self._settings, self._model = settings, model
-        self._stop = threading.Event()
+        self._is_stopping = False
+        self._stopped: SimpleQueue[None] = SimpleQueue()  # a handler may use it, whatever it interrupted
         self._child: subprocess.Popen[bytes] | None = None
 
     def stop(self, _signal: int = 0, _frame: FrameType | None = None) -> None:
         """Pass SIGTERM on: the child gives its jobs back and leaves."""
-        self._stop.set()
+        self._is_stopping = True
+        self._stopped.put(None)
         if self._child is not None:
             self._child.send_signal(signal.SIGTERM)
 
@@ -48,14 +51,14 @@ class Supervisor:
         while True:
             started = time.monotonic()
             status = self._live()
-            if self._stop.is_set():
+            if self._is_stopping:
                 return 0
             if status == UNUSABLE:
                 return status
             if time.monotonic() - started > _HEALTHY_S:
                 delay = _BACK_OFF_S[0]
             log.error("engine process ended; starting another", model=self._model, status=status, delay_s=delay)
-            if self._stop.wait(delay):
+            if not self._pause(delay):
                 return 0
             delay = min(2 * delay, most)
 
@@ -70,7 +73,7 @@ class Supervisor:
                 pass_fds=[file.fileno()],
                 env=child_environment(self._settings),
             )
-            if self._stop.is_set():  # asked between two lives
+            if self._is_stopping:  # asked between two lives, or while this one began
                 self._child.send_signal(signal.SIGTERM)
             status = self._child.wait()
             if status != UNUSABLE:
@@ -86,7 +89,7 @@ class Supervisor:
             try:
                 jobs = ledger.reap(worker, hot.read())
             except StorageError:
-                if self._stop.wait(delay):
+                if not self._pause(delay):
                     break
                 delay = min(2 * delay, most)
             else:
@@ -94,6 +97,12 @@ class Supervisor:
                     log.warning("its jobs wait for another worker", jobs=len(jobs))
                 break
         ledger.close()
+
+    def _pause(self, delay_s: float) -> bool:
+        """Before another try; False: there will be none."""
+        with suppress(Empty):
+            self._stopped.get(timeout=delay_s)
+        return not self._is_stopping
 
 
 class Chores:
@@ -103,18 +112,18 @@ class Chores:
         self._ledger = Ledger(settings.ledgers)
         self._tickets = Tickets(settings)
         self._threads = (reaper(self._ledger, settings.lease_s), sweep.periodic(settings, self._ledger, self._tickets))
-        self._stop = threading.Event()
+        self._stopped: SimpleQueue[None] = SimpleQueue()
 
     def stop(self, _signal: int = 0, _frame: FrameType | None = None) -> None:
         """End soon."""
-        self._stop.set()
+        self._stopped.put(None)
 
     def run(self) -> int:
         """Until stopped; the exit status."""
         for thread in self._threads:
             thread.start()
         log.info("chores ready")
-        self._stop.wait()
+        self._stopped.get()
         for thread in self._threads:
             thread.stop()
         self._tickets.close()
@@ -137,18 +146,15 @@ def main() -> int:
     telemetry.configure(settings)
     if told.parent:
         die_with_parent(told.parent)
-    part: Chores | Supervisor = Chores(settings) if told.chores else Supervisor(settings, _model(settings, told.model))
+    model = settings.model(told.model) if told.model else settings.models[0]
+    if model is None:
+        known = ", ".join(model.name for model in settings.models)
+        sys.stderr.write(f"penstock: no model is called {told.model}; configured are {known}.\n")
+        return UNUSABLE
+    part: Chores | Supervisor = Chores(settings) if told.chores else Supervisor(settings, model.name)
     signal.signal(signal.SIGTERM, part.stop)
     signal.signal(signal.SIGINT, part.stop)
     return part.run()
-
-
-def _model(settings: Settings, name: str | None) -> str:
-    """The configured model of this name; the first one when none is named."""
-    model = settings.model(name) if name else settings.models[0]
-    if model is None:
-        sys.exit(f"penstock: no model is called {name}; configured are {', '.join(m.name for m in settings.models)}.")
-    return model.name
 
 
 if __name__ == "__main__":

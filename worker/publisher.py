@@ -2,30 +2,40 @@
 
 At most one EMIT is under way, so items keep their order. What was sent stays in memory until the job ends: a Redis that
 comes back with a shorter log is told the rest again.
+
+Locks: ``_owning`` before ``_changed``, and neither is held by anyone who holds the engine's.
 """
 
+import math
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 from common import telemetry
-from common.errors import CancelledError, ExpiredError, StorageError
+from common.errors import StorageError
 from common.jobs import Class, Delta, Done, Event, Failed
 from common.ledger.ledger import Ledger
 from common.ledger.replies import Claim, Emission, EmitReply, End
+from common.ledger.wire import CANCELLED, EXPIRED
 from worker.engine.engine import Output
 
 _MOST_JOBS = 256  # in one EMIT: more would stall the front ends' dispatch
-_MOST_UNSENT = 512  # tokens of one job before the engine waits
+_MOST_AHEAD = 512  # tokens of one job that Redis does not have, before the engine waits
 _RETRY_S = (0.02, 1.0)
+_OUT = 3  # a call that breaks so often is given up, and this process with it
+_ENDS: Mapping[Event, End] = {CANCELLED: "cancelled", EXPIRED: "expired"}
+T = TypeVar("T")
+Released = tuple[str, int]  # a job and its epoch
 log = telemetry.logger("publisher")
 
 
 class Listener(Protocol):
-    """What EMIT's replies mean to the engine."""
+    """The engine, as claims and replies reach it."""
+
+    def add(self, claim: Claim) -> None:
+        """This job is ours."""
 
     def drop(self, job_ids: Sequence[str]) -> None:
         """These jobs are no longer ours."""
@@ -34,221 +44,265 @@ class Listener(Protocol):
         """This one is to end now."""
 
 
+class _Item(NamedTuple):
+    """One item of the log, and the generated tokens in it."""
+
+    text: str
+    tokens: int
+
+
 @dataclass(slots=True)
 class _Open:
-    """One claimed job: all its items, and how many Redis has."""
+    """One claimed job: all its items, and how many of them Redis has."""
 
     epoch: int
-    items: list[str]
+    items: list[_Item]
     stored: int
     pending: list[Event] = field(default_factory=list)
-    unsent: int = 0  # tokens in pending
-    first: bool = True  # nothing of this claim was sent yet
+    ahead: int = 0  # tokens that Redis does not have
+    is_fresh: bool = True  # nothing of this claim was sent yet
     end: End | None = None
 
 
 class Publisher:
     """Collects what the engine says, and says it to the ledger."""
 
-    def __init__(
-        self, ledger: Ledger, worker: str, model: str, flush_s: float, on_waiting: Callable[[Mapping[Class, int]], None]
-    ) -> None:
+    def __init__(self, ledger: Ledger, worker: str, model: str, flush_s: float) -> None:
         self._ledger, self._worker, self._model = ledger, worker, model
         self._flush_s = flush_s
-        self._on_waiting = on_waiting
-        self._listener: Listener | None = None
-        self._changed = threading.Condition()
+        self._owning = threading.Lock()  # which jobs are ours changes here and in the engine together
+        self._changed = threading.Condition()  # guards all below
         self._open: dict[str, _Open] = {}
         self._ready: dict[str, None] = {}  # jobs with something to send, oldest first
-        self._urgent = False
-        self._releases: deque[tuple[str, int]] = deque()
-        self._running = True
-        self.is_blocked = False  # the engine waits for us, not for the device
-        self._sent_at = 0.0
-        self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
+        self._releases: list[Released] = []
+        self._is_urgent = False
+        self._is_sending = False
+        self._is_running = True
+        self._sent_at = -math.inf
+        self._blocked_until = -math.inf
 
-    def start(self, listener: Listener) -> None:
-        """Begin; ``listener`` hears what the replies say."""
-        self._listener = listener
+    def start(self, listener: Listener, on_waiting: Callable[[Mapping[Class, int]], None]) -> None:
+        """Begin; ``listener`` and ``on_waiting`` hear what the replies say."""
+        self._listener, self._on_waiting = listener, on_waiting
+        self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
         self._thread.start()
 
-    def open(self, claim: Claim) -> None:
-        """A claimed job may speak from now on, after what was already said."""
-        items = [delta.encode() for delta in claim.said]
+    def begin(self, claim: Claim) -> None:
+        """A claimed job is the engine's, and may speak after what was already said.
+
+        One that we hold under this very epoch stays as it is: Redis forgot the claim, and hears all from memory again.
+        """
+        job_id, items = claim.job.id, [_item(delta) for delta in claim.said]
+        with self._owning:
+            with self._changed:
+                held = self._open.get(job_id)
+                if held is not None and held.epoch == claim.epoch:
+                    return
+                self._open[job_id] = _Open(claim.epoch, items, claim.seq)
+                self._ready.pop(job_id, None)
+            self._listener.add(claim)
+
+    def held(self) -> tuple[str, ...]:
+        """The jobs that are ours."""
         with self._changed:
-            self._open[claim.job.id] = _Open(claim.epoch, items, claim.seq)
+            return tuple(self._open)
 
     def __call__(self, outputs: Sequence[Output]) -> None:
-        """Take a step's events (engine thread); waits only while a job has too much unsent."""
+        """Take a step's events (engine thread); waits only while a job is too far ahead of Redis."""
         with self._changed:
             for output in outputs:
                 self._take(output)
             self._changed.notify_all()
-            self.is_blocked = True
-            self._changed.wait_for(lambda: not self._running or not self._flooded(outputs))
-            self.is_blocked = False
+            if self._is_flooded(outputs):
+                self._blocked_until = math.inf
+                self._changed.wait_for(lambda: not self._is_running or not self._is_flooded(outputs))
+                self._blocked_until = time.monotonic()
 
-    def release(self, jobs: Sequence[tuple[str, int]]) -> None:
+    def unblocked_s(self) -> float:
+        """Seconds since the engine last waited for us; below 0 while it does."""
+        return time.monotonic() - self._blocked_until
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the thread died of something that nobody foresaw."""
+        return self._is_running and not self._thread.is_alive()
+
+    def release(self, jobs: Sequence[Released]) -> None:
         """Give jobs back, behind their last items."""
         with self._changed:
-            self._releases.extend(jobs)
-            self._urgent = True
+            self._releases += jobs
+            self._is_urgent = True
             self._changed.notify_all()
 
     def flush(self, timeout_s: float) -> bool:
-        """Wait until everything was said; False when that took too long."""
+        """Wait until everything was said and heard; False when that took too long."""
         with self._changed:
-            self._urgent = True
+            self._is_urgent = True
             self._changed.notify_all()
-            return self._changed.wait_for(lambda: not self._ready and not self._releases, timeout_s)
+            return self._changed.wait_for(lambda: not (self._ready or self._releases or self._is_sending), timeout_s)
 
     def stop(self, timeout_s: float) -> None:
         """Say what is left, then end the thread."""
-        self.flush(timeout_s)
+        if not self.flush(timeout_s):
+            log.warning("what was left could not be said")
         with self._changed:
-            self._running = False
+            self._is_running = False
             self._changed.notify_all()
         self._thread.join(timeout_s)
 
     def _take(self, output: Output) -> None:
         job = self._open.get(output.job_id)
         if job is None or job.epoch != output.epoch:
-            return  # fenced meanwhile
+            return  # fenced or given back meanwhile
         for event in output.events:
             job.pending.append(event)
-            if isinstance(event, Delta):
-                job.unsent += len(event.tokens)
-            else:
-                job.end = "done" if isinstance(event, Done) else _end(event)
+            job.ahead += _tokens(event)
+            if not isinstance(event, Delta):
+                job.end = "done" if isinstance(event, Done) else _ENDS.get(event, "failed")
         self._ready[output.job_id] = None
-        self._urgent = self._urgent or job.first or job.end is not None
+        self._is_urgent = self._is_urgent or job.is_fresh or job.end is not None
 
-    def _flooded(self, outputs: Sequence[Output]) -> bool:
+    def _is_flooded(self, outputs: Sequence[Output]) -> bool:
         jobs = (self._open.get(output.job_id) for output in outputs)
-        return any(job is not None and job.unsent > _MOST_UNSENT for job in jobs)
+        return any(job is not None and job.ahead > _MOST_AHEAD for job in jobs)
 
     def _run(self) -> None:
         while self._wait():
-            emissions = self._collect()
-            if emissions:
-                self._apply(emissions, self._send(emissions))
+            self._emit(self._collect())
             self._give_back()
+            with self._changed:
+                self._is_sending = False
+                self._changed.notify_all()
 
     def _wait(self) -> bool:
         """Until there is something to say and the flush interval is over."""
         with self._changed:
-            self._changed.wait_for(lambda: self._ready or self._releases or not self._running)
+            self._changed.wait_for(lambda: self._ready or self._releases or not self._is_running)
             rest = self._sent_at + self._flush_s - time.monotonic()
             if rest > 0:
-                self._changed.wait_for(lambda: self._urgent or not self._running, rest)
-            return self._running or bool(self._ready)
+                self._changed.wait_for(lambda: self._is_urgent or not self._is_running, rest)
+            return self._is_running
 
     def _collect(self) -> list[Emission]:
         with self._changed:
             ids = list(self._ready)[:_MOST_JOBS]
             for job_id in ids:
                 del self._ready[job_id]
-            self._urgent = bool(self._ready) or bool(self._releases)
-            emissions = [self._emission(job_id, self._open[job_id]) for job_id in ids if job_id in self._open]
+            self._is_urgent = bool(self._ready)
+            self._is_sending = True
             self._sent_at = time.monotonic()
-            self._changed.notify_all()
-            return emissions
+            return [self._emission(job_id, self._open[job_id]) for job_id in ids]
 
     @staticmethod
     def _emission(job_id: str, job: _Open) -> Emission:
-        job.items.extend(event.encode() for event in _merged(job.pending))
+        job.items += map(_item, _merged(job.pending))
         job.pending.clear()
-        job.unsent, job.first = 0, False
-        return Emission(job_id, job.epoch, job.stored, tuple(job.items[job.stored :]), job.end)
+        job.is_fresh = False
+        new = job.items[job.stored :]
+        tokens = sum(item.tokens for item in new)
+        return Emission(job_id, job.epoch, job.stored, tuple(item.text for item in new), tokens, job.end)
 
-    def _send(self, emissions: Sequence[Emission]) -> EmitReply | None:
-        """The same call until it is answered: the ledger knows a repeat when it sees one."""
+    def _emit(self, emissions: Sequence[Emission]) -> None:
+        if not emissions:
+            return
+        reply = self._insist(lambda: self._ledger.emit(self._worker, self._model, emissions), len(emissions))
+        if reply is not None:
+            self._apply(emissions, reply)
+
+    def _insist(self, call: Callable[[], T], jobs: int) -> T | None:
+        """The same call until it is answered (the ledger knows a repeat when it sees one); None when we are to stop."""
         delay, most = _RETRY_S
+        strikes = 0
         while True:
             try:
-                return self._ledger.emit(self._worker, self._model, emissions)
+                return call()
             except StorageError:
-                log.warning("emit failed; trying again", jobs=len(emissions))
+                log.warning("redis does not answer; trying again", jobs=jobs)
+            except Exception as error:  # a restart of Redis has odd moments; what stays wrong is raised
+                strikes += 1
+                if strikes >= _OUT:
+                    raise
+                log.warning("redis gave an odd answer; trying again", jobs=jobs, error=repr(error))
             with self._changed:
-                if self._changed.wait_for(lambda: not self._running, delay):
+                if self._changed.wait_for(lambda: not self._is_running, delay):
                     return None
             delay = min(2 * delay, most)
 
-    def _apply(self, emissions: Sequence[Emission], reply: EmitReply | None) -> None:
-        if reply is None:
-            return
-        with self._changed:
-            lost = self._forget(emissions, {*reply.fenced, *reply.gone})
-            for emission in emissions:
-                self._account(emission, reply)
-            self._changed.notify_all()
-        self._tell(lost, reply)
+    def _apply(self, emissions: Sequence[Emission], reply: EmitReply) -> None:
+        with self._owning:
+            with self._changed:
+                lost = self._forget(emissions, {*reply.fenced, *reply.gone})
+                for emission in emissions:
+                    self._account(emission, reply.behind.get(emission.job_id))
+                self._changed.notify_all()
+            if lost:
+                log.warning("jobs lost: another worker has them, they ended, or redis forgot them", jobs=len(lost))
+                self._listener.drop(lost)
+        end_all(self._listener, reply.cancelled, reply.expired)
+        self._on_waiting(reply.waiting)
 
     def _forget(self, emissions: Sequence[Emission], refused: set[str]) -> list[str]:
         """The refused jobs that are still held under the refused epoch; a newer claim of ours stays."""
-        lost = [emission.job_id for emission in emissions if emission.job_id in refused and self._holds(emission)]
+        lost = [one.job_id for one in emissions if one.job_id in refused and self._holds(one.job_id, one.epoch)]
         for job_id in lost:
-            del self._open[job_id]
-            self._ready.pop(job_id, None)
+            self._close(job_id)
         return lost
 
-    def _holds(self, emission: Emission) -> bool:
-        job = self._open.get(emission.job_id)
-        return job is not None and job.epoch == emission.epoch
+    def _holds(self, job_id: str, epoch: int) -> bool:
+        job = self._open.get(job_id)
+        return job is not None and job.epoch == epoch
 
-    def _account(self, emission: Emission, reply: EmitReply) -> None:
-        if not self._holds(emission):
+    def _close(self, job_id: str) -> None:
+        del self._open[job_id]
+        self._ready.pop(job_id, None)
+
+    def _account(self, emission: Emission, behind: int | None) -> None:
+        """What Redis has of a job now."""
+        if not self._holds(emission.job_id, emission.epoch):
             return
         job = self._open[emission.job_id]
-        if emission.job_id in reply.behind:
-            job.stored = reply.behind[emission.job_id]
+        if behind is not None:
+            job.ahead += sum(item.tokens for item in job.items[behind : emission.after])
+            job.stored = behind
             self._ready[emission.job_id] = None
-            self._urgent = True
-            return
-        job.stored = emission.after + len(emission.items)
-        if emission.end:
-            del self._open[emission.job_id]
-
-    def _tell(self, lost: Sequence[str], reply: EmitReply) -> None:
-        if self._listener is None:
-            return
-        if lost:
-            log.warning("jobs lost to another worker", jobs=len(lost))
-            self._listener.drop(lost)
-        end_all(self._listener, reply.cancelled, reply.expired)
-        self._on_waiting(reply.waiting)
+            self._is_urgent = True
+        elif emission.end:
+            self._close(emission.job_id)
+        else:
+            job.ahead -= emission.tokens
+            job.stored = len(job.items)
 
     def _give_back(self) -> None:
         """RELEASE what nothing more is to be said of."""
         with self._changed:
-            due = [pair for pair in self._releases if pair[0] not in self._ready]
-        if not due:
-            return
-        try:
-            self._ledger.release(self._worker, due)
-        except StorageError:
-            log.warning("release failed; trying again", jobs=len(due))
-            with self._changed:
-                self._changed.wait_for(lambda: not self._running, _RETRY_S[0])
+            due = [pair for pair in self._releases if not (pair[0] in self._ready and self._holds(*pair))]
+        if not due or not self._insist(lambda: self._released(due), len(due)):
             return
         with self._changed:
             for pair in due:
                 self._releases.remove(pair)
-                self._open.pop(pair[0], None)
-            self._changed.notify_all()
+                if self._holds(*pair):  # not a newer claim of ours
+                    self._close(pair[0])
+
+    def _released(self, due: Sequence[Released]) -> bool:
+        self._ledger.release(self._worker, due)
+        return True
 
 
 def end_all(listener: Listener, cancelled: Sequence[str], expired: Sequence[str]) -> None:
     """End what was cancelled, and what ran out of time."""
     for job_id in cancelled:
-        listener.end(job_id, Failed.of(CancelledError("The request was cancelled.")))
+        listener.end(job_id, CANCELLED)
     for job_id in expired:
-        listener.end(job_id, Failed.of(ExpiredError("The request did not end within its time.")))
+        listener.end(job_id, EXPIRED)
 
 
-def _end(failed: Event) -> End:
-    code = failed.code if isinstance(failed, Failed) else None
-    return {"cancelled": "cancelled", "expired": "expired"}.get(code or "", "failed")  # type: ignore[return-value]
+def _tokens(event: Event) -> int:
+    return len(event.tokens) if isinstance(event, Delta) else 0
+
+
+def _item(event: Event) -> _Item:
+    return _Item(event.encode(), _tokens(event))
 
 
 def _merged(events: Sequence[Event]) -> Sequence[Event]:

@@ -1,6 +1,6 @@
 """Wake and claim: one thread takes jobs from the ledger whenever there is room for them.
 
-It is woken by tickets, by the waiting counts in the replies of EMIT and BEAT, and by freed slots.
+It is woken by tickets, and by the waiting counts in the replies of EMIT (so by every end of a job) and BEAT.
 """
 
 import threading
@@ -10,17 +10,19 @@ from typing import Any
 from celery import Celery
 from celery.concurrency import get_implementation
 from celery.worker import WorkController, state
+from kombu.asynchronous import set_event_loop
+from kombu.exceptions import KombuError
 
 from common import broker, telemetry
 from common.errors import StorageError
 from common.jobs import CLASSES, Class
 from common.ledger.ledger import Ledger
-from common.ledger.replies import Claim
 from common.settings import Settings
 from worker.engine.engine import Engine, Room
 from worker.publisher import Publisher
 
 _HOLD_S = 60.0  # a full worker keeps its ticket no longer
+_STOP_S = 5.0
 log = telemetry.logger("tickets")
 
 
@@ -30,11 +32,12 @@ class Intake:
     def __init__(self, ledger: Ledger, engine: Engine, publisher: Publisher, worker: str, model: str) -> None:
         self._ledger, self._engine, self._publisher = ledger, engine, publisher
         self._worker, self._model = worker, model
-        self._changed = threading.Condition()
+        self._changed = threading.Condition()  # guards all below; the engine's lock may be taken inside it
         self._asked = 1  # rounds asked for, and rounds done
         self._done = 0
-        self._waiting: dict[Class, int] = {}
-        self._open = True
+        self._waiting: Mapping[Class, int] = {}
+        self._is_claiming = False
+        self._is_open = True
         self._thread = threading.Thread(target=self._run, name="intake", daemon=True)
 
     def start(self) -> None:
@@ -42,109 +45,144 @@ class Intake:
         self._thread.start()
 
     def heard(self, waiting: Mapping[Class, int]) -> None:
-        """EMIT or BEAT said how many jobs wait."""
+        """EMIT or BEAT said how many jobs wait; perhaps a slot is free as well."""
         with self._changed:
-            self._waiting = dict(waiting)
-        if any(waiting.values()):
-            self.poke()
-
-    def poke(self) -> int:
-        """Ask for a round; returns its number."""
-        with self._changed:
-            self._asked += 1
+            self._waiting = waiting
+            self._asked += any(waiting.values())
             self._changed.notify_all()
-            return self._asked
 
     def ticket(self) -> None:
         """What a ticket does: a round of claims, once there is room for one."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._open or self._engine.room().free > 0, _HOLD_S)
-        number = self.poke()
+            self._changed.wait_for(lambda: not self._is_open or self._engine.room().free > 0, _HOLD_S)
+            self._asked += 1
+            number = self._asked
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: not self._is_open or self._done >= number, _HOLD_S)
+
+    def held(self) -> tuple[str, ...] | None:
+        """The jobs that are ours; None while a claim is under way, which may bring one more."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._open or self._done >= number, _HOLD_S)
+            return None if self._is_claiming else self._publisher.held()
 
     def close(self) -> None:
         """Claim nothing more; returns when no claim is under way."""
         with self._changed:
-            self._open = False
+            self._is_open = False
             self._changed.notify_all()
         self._thread.join()
 
     def _run(self) -> None:
         while (number := self._wait()) is not None:
             try:
-                while self._open and self._claim():
+                while self._is_open and self._claim():
                     pass
             except StorageError:
                 log.warning("claim failed; the next beat asks again")
+            except Exception:
+                log.exception("claim failed")  # a job that cannot be read must not keep all others from us
             with self._changed:
                 self._done = number
+                self._is_claiming = False
                 self._changed.notify_all()
 
     def _wait(self) -> int | None:
         with self._changed:
-            self._changed.wait_for(lambda: not self._open or self._asked > self._done)
-            return self._asked if self._open else None
+            self._changed.wait_for(lambda: not self._is_open or self._asked > self._done)
+            return self._asked if self._is_open else None
 
     def _claim(self) -> bool:
         room = self._engine.room()
-        classes = claimable(room, self._waiting)
+        with self._changed:
+            classes = claimable(room, self._waiting)
+            self._is_claiming = bool(classes)
         if not classes:
             return False
-        claim = self._ledger.claim(self._worker, self._model, classes)
+        claim = self._ledger.claim(self._worker, self._model, classes, has_room=room.free > 0)
         if claim is None:
             return False
-        self._accept(claim, room)
-        return True
-
-    def _accept(self, claim: Claim, room: Room) -> None:
         job = claim.job
         log.debug("claimed", job=job.id, cls=job.cls, epoch=claim.epoch, said=claim.seq)
-        if room.free < job.choices:
-            self._engine.park(job.choices, job.cls)
-        self._publisher.open(claim)
-        self._engine.add(claim)
+        self._publisher.begin(claim)
+        return True
 
 
 def claimable(room: Room, waiting: Mapping[Class, int]) -> Sequence[Class]:
     """The classes a worker may claim from: all with a free slot, else those above the lowest that runs.
 
-    A class that still has a claimed job in front of the slots gets nothing more.
+    Without a free slot a class that still has a claimed job in front of the slots gets nothing more.
     """
-    classes = [cls for cls in CLASSES if cls not in room.entering]
     if room.free > 0:
-        return classes
-    if room.lowest is None:
-        return ()
-    above = CLASSES[: CLASSES.index(room.lowest)]
-    return [cls for cls in classes if cls in above and waiting.get(cls)]
+        return CLASSES
+    above = CLASSES[: CLASSES.index(room.lowest)] if room.lowest else ()
+    return tuple(cls for cls in above if cls not in room.entering and waiting.get(cls))
 
 
 class Waker:
     """Celery's worker in a thread: its stock threads pool with one thread runs one task, the ticket."""
 
     def __init__(self, settings: Settings, model: str, on_ticket: Callable[[], None]) -> None:
-        app = broker.celery_app(settings)
-        app.task(name=broker.TICKET, bind=False)(_ticket(on_ticket))
-        app.finalize()
-        self._controller = _controller(app, model)
-        self._app: Celery = app
-        self._thread = threading.Thread(target=self._controller.start, name="celery", daemon=True)
+        self._model, self._on_ticket = model, on_ticket
+        self._app: Celery = broker.celery_app(settings)
+        self._app.task(name=broker.TICKET, shared=False)(_task(self._ticket))
+        self._app.finalize()
+        self._app.set_default()  # the pool's thread looks for its task there
+        self._taken = 0
+        self._in_hand = 0
+        self._seen = -1  # tickets taken at a look that found one waiting
 
     def start(self) -> None:
         """Listen to the queue."""
+        self._controller = _controller(self._app, self._model)
+        self._thread = threading.Thread(target=self._controller.start, name="celery", daemon=True)
         self._thread.start()
 
-    def stop(self, timeout_s: float) -> None:
+    def look(self) -> None:
+        """Replace a consumer that let a ticket lie since the last look: Celery's have gone deaf after resets.
+
+        It costs a beat for each job, as the beats claim too; so this is no reason to end the process.
+        """
+        try:
+            is_waiting = broker.length(self._app, self._model) > 0
+        except KombuError:
+            return  # the broker is away; Celery goes on asking for it
+        if not is_waiting or self._in_hand:
+            self._seen = -1
+        elif self._seen == self._taken:
+            log.warning("tickets are not consumed; starting another consumer", model=self._model)
+            self._end()
+            self.start()
+            self._seen = -1
+        else:
+            self._seen = self._taken
+
+    def stop(self) -> None:
         """Stop listening; what is unread stays in the queue."""
-        state.should_stop = 0
-        self._thread.join(timeout_s)
+        self._end()
         self._app.close()
 
+    def _end(self) -> None:
+        state.should_stop = 0
+        if self._controller.hub:  # asleep for seconds, if nobody wakes it
+            self._controller.hub.call_soon(lambda: None)
+        self._thread.join(_STOP_S)
+        state.should_stop = None
+        set_event_loop(None)  # the next consumer makes its own
 
-def _ticket(on_ticket: Callable[[], None]) -> Callable[..., None]:
+    def _ticket(self) -> None:
+        self._taken += 1
+        self._in_hand += 1
+        try:
+            self._on_ticket()
+        finally:
+            self._in_hand -= 1
+
+
+def _task(do: Callable[[], None]) -> Callable[..., None]:
+    """As Celery wants it: a function, whatever the message says."""
+
     def ticket(**_: Any) -> None:
-        on_ticket()
+        do()
 
     return ticket
 

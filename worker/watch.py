@@ -1,10 +1,12 @@
 """Who lives: beats of our own, and the judgement over beats that stopped."""
 
+import math
 import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import NoReturn
 
 from common import telemetry
 from common.errors import StorageError
@@ -44,7 +46,9 @@ class Periodic:
             try:
                 self._work()
             except StorageError:
-                log.warning("redis does not answer", part=self._thread.name)
+                log.warning("redis does not answer", thread=self._thread.name)
+            except Exception:
+                log.exception("this round failed", thread=self._thread.name)  # the next may not, and all hangs on it
             if self._stop.wait(self._interval_s):
                 return
 
@@ -58,21 +62,35 @@ class Lapses:
 
     def __init__(self, lease_s: float) -> None:
         self._lease_s = lease_s
-        self._since: dict[str, tuple[str, float]] = {}
-        self._read_at = float("-inf")
+        self._since: dict[tuple[int, str], tuple[str, float]] = {}
+        self._read_at = -math.inf
+
+    def judged(self, read: Callable[[], Iterable[Beat]]) -> list[Beat]:
+        """The beats that have lapsed, after one more reading. Raises StorageError."""
+        try:
+            beats = read()
+        except StorageError:
+            self._since.clear()
+            raise
+        return self.read(beats, time.monotonic())
 
     def read(self, beats: Iterable[Beat], now: float) -> list[Beat]:
-        """The beats that have lapsed, given those that stand in Redis now."""
+        """The same, given the beats that stand in Redis now."""
         if now - self._read_at > _LATE_S:
             self._since.clear()
         self._read_at = now
         beats = tuple(beats)
-        self._since = {beat.who: self._first(beat, now) for beat in beats}
-        return [beat for beat in beats if now - self._since[beat.who][1] >= self._lease_s]
+        self._since = {_place(beat): self._first(beat, now) for beat in beats}
+        return [beat for beat in beats if now - self._since[_place(beat)][1] >= self._lease_s]
 
     def _first(self, beat: Beat, now: float) -> tuple[str, float]:
-        at, since = self._since.get(beat.who, ("", now))
+        at, since = self._since.get(_place(beat), ("", now))
         return (beat.at, since if at == beat.at else now)
+
+
+def _place(beat: Beat) -> tuple[int, str]:
+    """A worker beats in every partition, each time with that partition's clock."""
+    return beat.partition, beat.who
 
 
 class Reaper:
@@ -84,8 +102,7 @@ class Reaper:
 
     def __call__(self) -> None:
         """One reading."""
-        beats = self._ledger.worker_beats()
-        for beat in self._lapses.read(beats, time.monotonic()):
+        for beat in self._lapses.judged(self._ledger.worker_beats):
             jobs = self._ledger.reap(beat.who, beat=beat)
             log.warning("worker reaped: its beat stopped", worker=beat.who, jobs=len(jobs))
 
@@ -104,40 +121,57 @@ class Parts:
 class Heart:
     """Beats for this worker, and does what the reply says; an engine that hangs gets no beat but an end."""
 
-    def __init__(self, parts: Parts, info: WorkerInfo, stall_s: float) -> None:
-        self._parts, self._info, self._stall_s = parts, info, stall_s
-        self._told: Mapping[str, float] = {}
+    def __init__(self, parts: Parts, info: WorkerInfo, stall_s: float, parked_s: float = _PARKED_S) -> None:
+        self._parts, self._info = parts, info
+        self._stall_s, self._parked_s = stall_s, parked_s
+        self._beating = threading.Lock()
+        self._told: Mapping[str, float] = {}  # counters that the ledger has
 
     def drain(self) -> None:
-        """Say from now on that we take nothing more."""
+        """Say at once, and from now on, that we take nothing more."""
         self._info = replace(self._info, state="draining")
+        try:
+            self()
+        except StorageError:
+            log.warning("nobody could be told that this worker drains")
 
     def __call__(self) -> None:
-        """One beat."""
-        self._end_if_stalled()
-        engine = self._parts.engine
-        room = engine.room()
-        counters = dict(engine.counters)
-        new = {name: value - self._told.get(name, 0.0) for name, value in counters.items()}
-        info = replace(self._info, free=max(0, room.free), tokens_per_s=engine.tokens_per_s)
-        reply = self._parts.ledger.beat(info, {name: value for name, value in new.items() if value})
-        self._told = counters
+        """One beat. Raises StorageError; what was counted is then told with a later one."""
+        with self._beating:
+            if why := self._why_lost():
+                self._end(why)
+            engine = self._parts.engine
+            held = self._parts.intake.held()  # first: what comes in later is too young to be missed
+            info = replace(self._info, free=max(0, engine.room().free), tokens_per_s=engine.tokens_per_s)
+            counters = dict(engine.counters)
+            new = {name: value - self._told.get(name, 0.0) for name, value in counters.items()}
+            reply = self._parts.ledger.beat(info, {name: value for name, value in new.items() if value}, held)
+            self._told = counters
         self._obey(reply)
 
     def _obey(self, reply: BeatReply) -> None:
         parts = self._parts
         end_all(parts.engine, reply.cancelled, reply.expired)
-        parked = parts.engine.release_parked(_PARKED_S)
+        parked = parts.engine.release_parked(self._parked_s)
         if parked:
             parts.publisher.release(parked)
-        if self._info.state == "ready":
-            parts.intake.heard(reply.waiting)
+        parts.intake.heard(reply.waiting)
 
-    def _end_if_stalled(self) -> None:
+    def _why_lost(self) -> str | None:
+        """Why this process is of no use any more. An engine that waited for Redis did not hang."""
+        if self._parts.publisher.is_lost:
+            return "the publisher died"
         stalled_s = self._parts.engine.stalled_s()
-        if stalled_s is None or stalled_s < self._stall_s or self._parts.publisher.is_blocked:
-            return
-        log.error("the engine hangs; this process ends and its jobs go elsewhere", stalled_s=round(stalled_s, 1))
+        if stalled_s is None:
+            return None
+        if math.isinf(stalled_s):
+            return "the engine died"
+        is_stalled = min(stalled_s, self._parts.publisher.unblocked_s()) >= self._stall_s
+        return "the engine hangs" if is_stalled else None
+
+    def _end(self, why: str) -> NoReturn:
+        """Nothing in this process can be trusted to end in order."""
+        log.error("this process ends and its jobs go elsewhere", why=why)
         try:
             self._parts.ledger.reap(self._info.worker, self._parts.hot.read())
         finally:

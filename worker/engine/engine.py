@@ -11,7 +11,7 @@ from typing import Protocol
 
 from common import telemetry
 from common.errors import InternalError
-from common.jobs import Class, Delta, Done, Event, Failed, Usage
+from common.jobs import Delta, Done, Event, Failed, Usage
 from common.ledger.replies import Claim
 from worker.engine import sequence as sequences
 from worker.engine.scheduler import Pace, Room, Scheduler
@@ -141,11 +141,6 @@ class Engine:
             for job_id in job_ids:
                 self._forget(job_id)
             self._changed.notify_all()
-
-    def park(self, slots: int, below: Class) -> None:
-        """Make room: take the newest whole jobs of lower classes out until a job of this class finds ``slots`` free."""
-        with self._changed:
-            self.counters["parked"] += self._scheduler.park(slots, below, time.monotonic())
 
     def release(self) -> tuple[tuple[str, int], ...]:
         """Stop all jobs; the unfinished ones and their epochs, to be given back."""
