@@ -10,6 +10,8 @@ from pathlib import Path
 
 from openai import BadRequestError
 
+from common.identity import Principal
+from common.jobs import strip_prefix
 from ops.bench.stack import Stack
 
 _COUNTING = """
@@ -87,11 +89,12 @@ def _pause_s(stack: Stack) -> float:
     stream = stack.client().chat.completions.create(
         model="counting", messages=[{"role": "user", "content": "Go."}], max_tokens=150, temperature=0, stream=True
     )
+    job_id = strip_prefix(stream.response.headers["x-job-id"])
     times = iter(_times(stream))
     seen = [next(times) for _ in range(5)]
-    busy = next(info.worker for info in ledger.workers() if info.free < info.slots)
+    feeding = ledger.read(Principal().owner, job_id or "")
     for engine in stack.engines():
-        if any(busy in word for word in engine.cmdline()):
+        if feeding and any(feeding.worker in word for word in engine.cmdline()):
             engine.send_signal(signal.SIGKILL)
     seen += times
     end = time.monotonic() + 30
