@@ -7,7 +7,7 @@ LOCK := $(shell sha256sum requirements.lock | cut -c 1-16)
 READY := .venv/ready-$(LOCK)
 INDEX := $(if $(PENSTOCK_TORCH_INDEX),--extra-index-url $(PENSTOCK_TORCH_INDEX))
 
-.PHONY: help run test check compose-test bench clean
+.PHONY: help run test check clients compose-test bench clean
 
 help: ## what can be done here
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +23,9 @@ check: $(READY) ## format, lint, types, floors
 	@.venv/bin/ruff check .
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports
+
+clients: $(READY) ## the JavaScript SDK against the bundled model; needs node and npm
+	@$(PY) -m tests.clients
 
 compose-test: ## one answer through the stack of docker-compose.yml
 	@ops/docker/compose-test.sh
