@@ -42,6 +42,10 @@ def _comma_list(value: Any) -> Any:
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
+def _expanded(path: str) -> str:
+    return str(Path(path).expanduser()) if path.startswith("~") else path
+
+
 CommaList = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_comma_list)]
 
 
@@ -51,7 +55,7 @@ class Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/:@+-]{0,127}$"), AfterValidator(_model_name)]
-    path: str
+    path: Annotated[str, AfterValidator(_expanded)]  # a folder, or owner/name of the hub
     aliases: tuple[str, ...] = ()
     slots: Annotated[int, Field(ge=1, le=1024)] = 32
     context: Annotated[int, Field(ge=16)] | None = None  # caps the model's own
@@ -65,13 +69,13 @@ class Limits(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    body_bytes: int = 20 * 2**20
-    body_s: float = 30.0  # a body that takes longer to arrive: 408
-    json_depth: int = 64
-    waiting_class: int = 10_000  # jobs that wait in one class
-    waiting_share: int = 1_000  # jobs that wait for one user
-    streams: int = 4_000  # open streams of one front-end process
-    memory_fraction: float = 0.8  # of Redis' maxmemory: above it nothing is accepted
+    body_bytes: Annotated[int, Field(ge=1024)] = 20 * 2**20
+    body_s: Annotated[float, Field(gt=0)] = 30.0  # a body that takes longer to arrive: 408
+    json_depth: Annotated[int, Field(ge=8, le=512)] = 64
+    waiting_class: Annotated[int, Field(ge=1)] = 10_000  # jobs that wait in one class
+    waiting_share: Annotated[int, Field(ge=1)] = 1_000  # jobs that wait for one user
+    streams: Annotated[int, Field(ge=1)] = 4_000  # open streams of one front-end process
+    memory_fraction: Annotated[float, Field(gt=0, le=1)] = 0.8  # of Redis' maxmemory: above it nothing is accepted
 
 
 class Settings(BaseSettings):
@@ -84,7 +88,7 @@ class Settings(BaseSettings):
     metrics_port: Annotated[int, Field(ge=0, le=65535)] = 5001
     data_dir: Path = Path(".penstock")
     redis_url: str | None = None
-    redis_memory_bytes: int = 2**30  # maxmemory of the embedded server
+    redis_memory_bytes: Annotated[int, Field(ge=2**24)] = 2**30  # maxmemory of the embedded server
     broker_url: str | None = None
     ledger_urls: CommaList = ()
     api_keys: str = ""  # comma-separated keys, or the path of a file with one a line
@@ -92,7 +96,7 @@ class Settings(BaseSettings):
     auth_access: Literal["open", "closed"] = "open"
     users_file: Path | None = None
     strict_params: bool = False
-    image_fetch: Literal["public", "allowlist", "off"] = "public"
+    image_fetch: Literal["public"] = "public"  # more when images come
     config: Path | None = None
     workers: Annotated[int, Field(ge=1, le=64)] = 1
     front_ends: Annotated[int, Field(ge=1, le=64)] = 1  # front-end processes
@@ -101,11 +105,11 @@ class Settings(BaseSettings):
     log_format: Literal["console", "json"] | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     flush_ms: Annotated[float, Field(ge=0)] = 20.0  # EMIT no more often than this; a first token at once
-    beat_s: float = 0.5
-    lease_s: float = 2.0
-    stall_s: float = 60.0
-    drain_s: float = 30.0
-    heartbeat_s: float = 15.0  # comment lines of a quiet stream; 10 s while queued
+    beat_s: Annotated[float, Field(gt=0, le=60)] = 0.5
+    lease_s: Annotated[float, Field(gt=0)] = 2.0
+    stall_s: Annotated[float, Field(gt=0)] = 60.0
+    drain_s: Annotated[float, Field(ge=0)] = 30.0
+    heartbeat_s: Annotated[float, Field(gt=0)] = 15.0  # comment lines of a quiet stream; 10 s while queued
     cors_origins: CommaList = ()
     models: tuple[Model, ...] = (Model(name="penstock-demo", path=str(DEMO_MODEL)),)
     limits: Limits = Limits()
@@ -118,6 +122,12 @@ class Settings(BaseSettings):
             raise ValueError(f"model name used twice: {', '.join(twice)}")
         if not self.models:
             raise ValueError("at least one model must be configured")
+        return self
+
+    @model_validator(mode="after")
+    def _a_beat_may_be_missed(self) -> Self:
+        if self.lease_s < 2 * self.beat_s:
+            raise ValueError("lease_s must be at least twice beat_s")
         return self
 
     @classmethod

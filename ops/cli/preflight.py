@@ -2,19 +2,17 @@
 
 import errno
 import os
-import re
 import socket
-from pathlib import Path
 from typing import Any
 
 from api.auth import Gate, is_loopback
 from common import settings as told
+from common.checkpoints import complaint
 from common.settings import Model, Settings, SettingsError
 from ops.embedded import Embedded, EmbeddedError, Server, external
 
 WRONG = 2  # usage, settings
 UNREACHABLE = 3
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 
 
 class Refusal(Exception):  # noqa: N818  it is what we do
@@ -44,14 +42,9 @@ def door(settings: Settings) -> None:
 
 
 def model(model: Model) -> None:
-    """Its weights, where they should lie on this machine; a hub id is the loader's business. Raises Refusal."""
-    if re.match(r"[a-z]+:", model.path):
-        return
-    path = Path(model.path).expanduser()
-    if not path.exists() and _HUB_ID.fullmatch(model.path):
-        return
-    if not (path / "config.json").is_file():
-        raise Refusal(f"The model {model.name} is not at {path}: there is no config.json.")
+    """What can be said of it before it is loaded. Raises Refusal."""
+    if sentence := complaint(model):
+        raise Refusal(f"The model {model.name}: {sentence}")
 
 
 def ports(settings: Settings) -> None:

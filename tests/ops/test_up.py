@@ -21,7 +21,7 @@ from tests.builders import free_port
 
 COUNTING = '[[models]]\nname = "counting"\npath = "counting:?step_ms=1&answer=5"\n'
 
-GONE = ("/none", "./none", "none/of/these")
+GONE = ("/none", "./none", "none/of/these", "gpt2", "~/none")
 
 Penstock = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -91,7 +91,7 @@ def test_a_refusal_is_one_line_and_a_status(
         ({"redis_url": "nonsense"}, 3, "no address of a Redis"),
         ({"ledger_urls": ("redis://127.0.0.1:1",)}, 3, "does not answer"),
         ({"data_dir": Path("/proc/none")}, 2, "The data folder /proc/none cannot be used"),
-        *(({"models": (Model(name="gone", path=path),)}, 2, "The model gone is not at") for path in GONE),
+        *(({"models": (Model(name="gone", path=path),)}, 2, "The model gone: .* is neither a folder") for path in GONE),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_starts(

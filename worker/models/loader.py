@@ -4,9 +4,7 @@ torch and transformers are imported when a model needs them: the counting model 
 """
 
 import hashlib
-import json
 import os
-import re
 import tempfile
 import textwrap
 import time
@@ -18,11 +16,11 @@ from typing import Any
 from common import settings, telemetry
 from common.bundle import packed
 from common.cards import ModelCard
+from common.checkpoints import complaint
 from worker.engine import engine
 from worker.engine.sequence import Bounds
 from worker.models.counting import PREFIX, Counting
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _CONTEXT = 2048  # of a model that does not say
 _LONGEST = 300  # characters of somebody else's error message
 _FILES = (
@@ -89,7 +87,8 @@ def _counting(model: settings.Model) -> Loaded:
 
 
 def _pretrained(model: settings.Model, threads: int) -> Loaded:
-    _check(model)
+    if sentence := complaint(model):
+        raise LoadError(sentence)
     import torch
     from transformers.utils import logging as transformers_logging
 
@@ -112,35 +111,6 @@ def _pretrained(model: settings.Model, threads: int) -> Loaded:
         raise LoadError(f"{model.path} cannot be served yet: {error}.") from error
     files = _tokenizer_files(tokenizer, network)
     return Loaded(rows, _card(model, network, tokenizer, files), files, network.num_parameters())
-
-
-def _check(model: settings.Model) -> None:
-    """What can be said about a folder without loading anything."""
-    folder = Path(model.path)
-    if not folder.is_dir():
-        if _HUB_ID.fullmatch(model.path):
-            return
-        raise LoadError(f"{model.path} is neither a folder nor a hub id (owner/name).")
-    config = folder / "config.json"
-    if not config.is_file():
-        raise LoadError(f"{model.path} has no config.json, so it holds no transformers model.")
-    if not any(folder.glob("*.safetensors")):
-        raise LoadError(f"{model.path} has no *.safetensors file; other formats of weights are not loaded.")
-    told = _json(config)
-    generation = folder / "generation_config.json"
-    if generation.is_file():
-        _json(generation)  # transformers would do without it, and without its end tokens
-    if not model.trust_remote_code and isinstance(told, dict) and "auto_map" in told:
-        raise LoadError(
-            f"{model.path} brings its own code (auto_map); set trust_remote_code = true for {model.name} to run it."
-        )
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise LoadError(f"{path} is not JSON: {error}.") from error
 
 
 def _network(model: settings.Model) -> Any:
