@@ -78,7 +78,7 @@ class Job:
     reply: Reply
     owner: str  # 128-bit hash: who may read it
     share: str  # 128-bit hash: whose turn it is
-    seed: int  # 63 bits, never 0
+    seed: int  # 64 bits, signed; never 0
     created: int  # Unix seconds
     cls: Class = "interactive"
     priority: bool = False  # to the head of its owner's list

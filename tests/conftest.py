@@ -13,6 +13,8 @@ from common.settings import Settings
 from ops.embedded import Embedded
 from tests.builders import free_port
 
+_LIBRARIES = ("tqdm",)  # threads that a library keeps for the life of the process
+
 
 @pytest.fixture(autouse=True, scope="session")
 def _no_settings_of_this_shell() -> None:
@@ -59,14 +61,21 @@ def settings(redis_url: str, tmp_path: Path) -> Settings:
 def _leaves_nothing_behind() -> Iterator[None]:
     """Fails a test that leaves a thread or a child process; a library's threads get a moment to end."""
     threads = set(threading.enumerate())
-    children = set(psutil.Process().children())
+    children = set(psutil.Process().children(recursive=True))
     yield
-    new = [thread for thread in set(threading.enumerate()) - threads if not thread.daemon]
+    new = [thread for thread in set(threading.enumerate()) - threads if not thread.name.startswith(_LIBRARIES)]
     for thread in new:
         thread.join(2)
     left_threads = [thread.name for thread in new if thread.is_alive()]
-    left = [child for child in set(psutil.Process().children()) - children if child.status() != psutil.STATUS_ZOMBIE]
+    left = [child for child in set(psutil.Process().children(recursive=True)) - children if _lives(child)]
     assert (left_threads, left) == ([], [])
+
+
+def _lives(child: psutil.Process) -> bool:
+    try:
+        return str(child.status()) != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _is_endless(client: Any, key: bytes) -> bool:

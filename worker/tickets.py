@@ -79,8 +79,8 @@ class Intake:
                     pass
             except StorageError:
                 log.warning("claim failed; the next beat asks again")
-            except Exception:
-                log.exception("claim failed")  # a job that cannot be read must not keep all others from us
+            except Exception:  # a job that cannot be read must not keep all others from us
+                log.exception("claim failed")
             with self._changed:
                 self._done = number
                 self._is_claiming = False

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NoReturn
 
 from common import telemetry
@@ -47,8 +48,8 @@ class Periodic:
                 self._work()
             except StorageError:
                 log.warning("redis does not answer", thread=self._thread.name)
-            except Exception:
-                log.exception("this round failed", thread=self._thread.name)  # the next may not, and all hangs on it
+            except Exception:  # the next round may not fail, and all hangs on it
+                log.exception("this round failed", thread=self._thread.name)
             if self._stop.wait(self._interval_s):
                 return
 
@@ -94,15 +95,15 @@ def _place(beat: Beat) -> tuple[int, str]:
 
 
 class Reaper:
-    """Gives back the jobs of workers whose beat stopped; any process may run one."""
+    """Gives back one partition's jobs of workers whose beat stopped; any process may run one."""
 
-    def __init__(self, ledger: Ledger, lease_s: float) -> None:
-        self._ledger = ledger
+    def __init__(self, ledger: Ledger, lease_s: float, partition: int = 0) -> None:
+        self._ledger, self._partition = ledger, partition
         self._lapses = Lapses(lease_s)
 
     def __call__(self) -> None:
         """One reading."""
-        for beat in self._lapses.judged(self._ledger.worker_beats):
+        for beat in self._lapses.judged(lambda: self._ledger.worker_beats(self._partition)):
             jobs = self._ledger.reap(beat.who, beat=beat)
             log.warning("worker reaped: its beat stopped", worker=beat.who, jobs=len(jobs))
 
@@ -124,29 +125,31 @@ class Heart:
     def __init__(self, parts: Parts, info: WorkerInfo, stall_s: float, parked_s: float = _PARKED_S) -> None:
         self._parts, self._info = parts, info
         self._stall_s, self._parked_s = stall_s, parked_s
-        self._beating = threading.Lock()
+        self._beating = [threading.Lock() for _ in parts.ledger.partitions]
         self._told: Mapping[str, float] = {}  # counters that the ledger has
 
     def drain(self) -> None:
         """Say at once, and from now on, that we take nothing more."""
         self._info = replace(self._info, state="draining")
-        try:
-            self()
-        except StorageError:
-            log.warning("nobody could be told that this worker drains")
+        for partition in range(len(self._parts.ledger.partitions)):
+            try:
+                self.beat(partition)
+            except StorageError:
+                log.warning("nobody could be told that this worker drains", partition=partition)
 
-    def __call__(self) -> None:
-        """One beat. Raises StorageError; what was counted is then told with a later one."""
-        with self._beating:
+    def beat(self, partition: int) -> None:
+        """One beat there. Raises StorageError; what was counted is then told with a later one."""
+        with self._beating[partition]:
             if why := self._why_lost():
                 self._end(why)
             engine = self._parts.engine
             held = self._parts.intake.held()  # first: what comes in later is too young to be missed
             info = replace(self._info, free=max(0, engine.room().free), tokens_per_s=engine.tokens_per_s)
-            counters = dict(engine.counters)
+            counters = dict(engine.counters) if partition == 0 else {}
             new = {name: value - self._told.get(name, 0.0) for name, value in counters.items()}
-            reply = self._parts.ledger.beat(info, {name: value for name, value in new.items() if value}, held)
-            self._told = counters
+            told = {name: value for name, value in new.items() if value}
+            reply = self._parts.ledger.beat(info, told, held, partition=partition)
+            self._told = counters or self._told
         self._obey(reply)
 
     def _obey(self, reply: BeatReply) -> None:
@@ -178,6 +181,11 @@ class Heart:
             os._exit(_STALLED)
 
 
-def reaper(ledger: Ledger, lease_s: float) -> Periodic:
-    """The thread that reads all beats."""
-    return Periodic("reaper", _READ_S, Reaper(ledger, lease_s))
+def hearts(heart: Heart, ledger: Ledger, beat_s: float) -> list[Periodic]:
+    """The threads that beat: one a partition, so that none waits for another."""
+    return [Periodic("heart", beat_s, partial(heart.beat, part.number)) for part in ledger.partitions]
+
+
+def reapers(ledger: Ledger, lease_s: float) -> list[Periodic]:
+    """The threads that read all beats, likewise."""
+    return [Periodic("reaper", _READ_S, Reaper(ledger, lease_s, part.number)) for part in ledger.partitions]

@@ -1,4 +1,7 @@
-"""``python -m ops.bench``: all figures as one table, and in ``build/bench.json``; names in the call choose parts."""
+"""``python -m ops.bench``: all figures as one table, and in ``build/bench.json``; names in the call choose parts.
+
+Parts that were not chosen keep their figures in the file.
+"""
 
 import importlib
 import json
@@ -18,7 +21,8 @@ def main() -> None:
     for name, figure in figures.items():
         print(f"{name:44} {figure:12.3f}")
     OUT.parent.mkdir(exist_ok=True)
-    OUT.write_text(json.dumps(figures, indent=2) + "\n")
+    before = json.loads(OUT.read_text()) if OUT.exists() else {}
+    OUT.write_text(json.dumps(before | figures, indent=2) + "\n")
 
 
 if __name__ == "__main__":

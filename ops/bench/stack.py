@@ -36,6 +36,7 @@ class Stack:
         told = {"port": str(free_port()), "metrics_port": str(free_port())} | settings
         told |= {"data_dir": str(folder / "data"), "config": str(config)}
         self.folder = folder
+        self.metrics_url = f"http://127.0.0.1:{told['metrics_port']}/metrics"
         self.lines: list[str] = []
         self._ended = threading.Event()  # ready, or gone
         self.process = subprocess.Popen(

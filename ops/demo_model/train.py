@@ -101,7 +101,7 @@ def _mask(positions: torch.Tensor) -> torch.Tensor:
 
 
 def train(tok: PreTrainedTokenizerFast, steps: int) -> LlamaForCausalLM:
-    """A 2.4 M-parameter Llama, after so many steps of 3,072 tokens."""
+    """A Llama of 2.2 million parameters, after so many steps of 3,072 tokens."""
     torch.manual_seed(SEED)
     config = LlamaConfig(
         vocab_size=len(tok),

@@ -4,6 +4,7 @@ import signal
 import socket
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -186,8 +187,14 @@ def test_ready_means_that_the_printed_snippet_works(stack: Callable[..., Stack])
     house = stack(api_keys="secret-key", host="0.0.0.0")
 
     lines = "\n".join(house.lines)
-    answer = house.client().with_options(api_key="secret-key").completions.create(model="counting", prompt="Go.")
-    assert answer.choices[0].text
+    snippet = textwrap.dedent("\n".join(line for line in house.lines if line.startswith("    ")))
+    told = subprocess.run(
+        [sys.executable, "-c", snippet.replace("one of PENSTOCK_API_KEYS", "secret-key")],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert told.stdout.strip()
     assert "redis: " in lines
     assert "(started) at redis://127.0.0.1:" in lines
     assert 'model="counting"' in lines

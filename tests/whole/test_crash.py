@@ -5,7 +5,11 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from common.jobs import Sampling
+import psutil
+
+from common.identity import Principal
+from common.jobs import Sampling, strip_prefix
+from common.ledger.ledger import Ledger
 from common.settings import Limits
 from ops.bench.stack import Stack
 from tests.builders import a_job
@@ -38,17 +42,41 @@ def _until(true: Callable[[], bool], timeout_s: float = 10) -> bool:
 
 def test_a_killed_worker_is_not_noticed_by_the_stream(start: Callable[..., Stack]) -> None:
     stack = start(workers="2")
-    assert _until(lambda: len(stack.ledger().workers()) == 2, 30)
+    ledger = stack.ledger()
+    assert _until(lambda: len(ledger.workers()) == 2, 30)
+    undisturbed = _ask(stack).choices[0].message.content
+
+    stream = _ask(stack, stream=True)
+    parts = iter(stream)
+    text = _text(next(parts) for _ in range(3))
+    feeding, bystander = _engines(stack, ledger, stream.response.headers["x-job-id"])
+    feeding.send_signal(signal.SIGKILL)
+    text += _text(parts)
+
+    assert text == undisturbed
+    assert bystander.is_running()
+    assert _until(lambda: len(ledger.workers()) == 2, 30)
+    ledger.close()
+
+
+def _engines(stack: Stack, ledger: Ledger, job: str) -> list[psutil.Process]:
+    """The one that feeds this job first."""
+    watched = ledger.read(Principal().owner, strip_prefix(job) or "")
+    assert watched is not None
+    return sorted(stack.engines(), key=lambda engine: not any(watched.worker in word for word in engine.cmdline()))
+
+
+def test_the_death_of_all_workers_is_only_a_pause(start: Callable[..., Stack]) -> None:
+    stack = start()
     undisturbed = _ask(stack).choices[0].message.content
 
     stream = iter(_ask(stack, stream=True))
     text = _text(next(stream) for _ in range(3))
-    for engine in stack.engines():  # one of them feeds the stream
+    for engine in stack.engines():
         engine.send_signal(signal.SIGKILL)
     text += _text(stream)
 
     assert text == undisturbed
-    assert _until(lambda: len(stack.ledger().workers()) == 2, 30)
 
 
 def test_a_redis_that_is_killed_and_restarted_is_not_noticed_by_the_stream(start: Callable[..., Stack]) -> None:

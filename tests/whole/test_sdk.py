@@ -43,7 +43,7 @@ def test_a_stream_says_what_the_whole_answer_says(stack: Stack) -> None:
     assert {part.id for part in parts} == {parts[0].id}
 
 
-def test_a_seed_repeats_a_sampled_answer(stack: Stack) -> None:
+def test_a_seed_repeats_a_sampled_answer_and_another_does_not(stack: Stack) -> None:
     client = stack.client()
 
     answers = [
@@ -51,14 +51,32 @@ def test_a_seed_repeats_a_sampled_answer(stack: Stack) -> None:
             model=MODEL,
             messages=[{"role": "user", "content": "Tell me a story."}],
             temperature=2,
-            seed=7,
+            seed=seed,
             max_tokens=60,
         )
-        for _ in range(2)
+        for seed in (7, 7, 8)
     ]
 
-    assert answers[0].choices[0].message.content == answers[1].choices[0].message.content
+    first, again, other = (answer.choices[0].message.content for answer in answers)
+    assert first == again != other
     assert answers[0].model_dump()["x_seed"] == 7
+
+
+def test_the_async_sdk_is_told_the_same(stack: Stack) -> None:
+    async def ask() -> tuple[str | None, str]:
+        async with stack.async_client() as client:
+            whole = await client.chat.completions.create(
+                model=MODEL, messages=[{"role": "user", "content": COUNT}], temperature=0
+            )
+            stream = await client.chat.completions.create(
+                model=MODEL, messages=[{"role": "user", "content": COUNT}], temperature=0, stream=True
+            )
+            text = "".join([part.choices[0].delta.content or "" async for part in stream])
+            return whole.choices[0].message.content, text
+
+    whole, streamed = asyncio.run(ask())
+
+    assert whole == streamed == COUNTED
 
 
 def test_a_stop_string_ends_the_answer_and_is_not_shown(stack: Stack) -> None:
@@ -156,5 +174,9 @@ def test_health_readiness_version_and_metrics_answer(stack: Stack) -> None:
     for path in ("/health", "/ready", "/version"):
         with urllib.request.urlopen(root + path) as answer:  # noqa: S310
             assert answer.status == 200
-    with pytest.raises(urllib.error.HTTPError):
+    with urllib.request.urlopen(stack.metrics_url) as answer:  # noqa: S310
+        assert f'penstock_slots{{model_name="{MODEL}"}} 32.0' in answer.read().decode()
+    with pytest.raises(urllib.error.HTTPError) as elsewhere:
         urllib.request.urlopen(root + "/metrics")  # noqa: S310
+    elsewhere.value.close()
+    assert elsewhere.value.code == 404

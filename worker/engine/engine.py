@@ -208,7 +208,7 @@ class Engine:
             return
         try:
             self._say(sequence, sequence.begin(self._model.decode, now))
-        except Exception:
+        except Exception:  # whatever its text does, it fails alone
             log.exception("a sequence could not begin", job=sequence.job_id)
             self._fail(sequence.job_id)
 
@@ -230,7 +230,7 @@ class Engine:
         """
         try:
             return self._read(feeds)
-        except Exception:
+        except Exception:  # a model may raise anything
             log.exception("a step failed; looking for the cause", sequences=len(feeds))
         entering = _entering(feeds)
         tokens = self._tried({sequence: feed for sequence, feed in feeds.items() if sequence not in entering})
@@ -264,7 +264,7 @@ class Engine:
                 continue
             try:
                 self._say(sequence, sequence.take(token, now))
-            except Exception:
+            except Exception:  # whatever its text does, it fails alone
                 log.exception("a sequence failed", job=sequence.job_id, has_token=token is not None)
                 self._fail(sequence.job_id)
         self._outputs += [
@@ -322,7 +322,7 @@ class Engine:
         while self._wait():
             try:
                 self.step()
-            except Exception:
+            except Exception:  # one bad step must not end the thread
                 log.exception("the loop itself failed")
                 if not self._survive():
                     return
