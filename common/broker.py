@@ -21,7 +21,7 @@ _SAMPLE_S = 0.5
 _SPARE = 64
 _ANSWER_S = 1.0
 _AWAY_S = 1.0  # a request must not wait for a broker that has just not answered another
-log = structlog.get_logger("broker")
+log = structlog.get_logger(part="broker")
 
 _CONFIG: dict[str, Any] = {
     # Tickets are data we wrote; nothing is unpickled.

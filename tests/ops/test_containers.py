@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
+from common.ledger.ledger import Ledger
+from common.ledger.replies import WorkerInfo
 from common.settings import REPOSITORY, Settings, bare_environment
 from ops.cli.keys import is_whole
 
@@ -47,6 +49,20 @@ def test_every_setting_passes_through() -> None:
 
     assert known - MEANT_FOR_ONE_MACHINE <= told
     assert told <= known
+
+
+@pytest.mark.parametrize(("name", "status"), [("w1", 0), ("w2", 1)])
+def test_a_worker_container_is_healthy_while_its_own_worker_serves(
+    ledger: Ledger, redis_url: str, name: str, status: int
+) -> None:
+    ledger.beat(WorkerInfo("w1", "m", 4, 4, "ready"), {})
+    engine = subprocess.Popen([sys.executable, "-c", "input()", f"--worker={name}"], stdin=subprocess.PIPE)
+
+    asked = [sys.executable, "-m", "ops.cli.health", "worker"]
+    found = subprocess.run(asked, env=bare_environment() | {"PENSTOCK_REDIS_URL": redis_url}, check=False)
+    engine.communicate(b"\n")
+
+    assert found.returncode == status
 
 
 def _enter(folder: Path, *words: str, **told: str) -> str:
