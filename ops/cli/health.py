@@ -1,4 +1,4 @@
-"""``python -m ops.cli.health [worker]``: for containers; 0 when the storage answers and, if asked, its worker serves."""
+"""``python -m ops.cli.health [worker]``: for containers; 0 when the storage answers and, if asked, its worker works."""
 
 import sys
 

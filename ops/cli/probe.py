@@ -1,4 +1,7 @@
-"""Ready means: a first completion went through, over HTTP, like a client's."""
+"""Ready means: a first completion went through, over HTTP, like a client's.
+
+Where only users with a password come in, we have none, so there it goes through the ledger.
+"""
 
 import contextlib
 import threading
@@ -7,6 +10,10 @@ from pathlib import Path
 
 import httpx2
 
+from common.errors import ApiError
+from common.identity import Principal
+from common.jobs import Job, Reply, Sampling, new_id
+from common.ledger.ledger import Ledger
 from common.settings import Settings
 from ops.cli.supervisor import say
 
@@ -67,12 +74,46 @@ class Probe:
         """What a client would be told now; None: it would be served."""
         try:
             answer = client.get("/ready")
-            if answer.is_success and self._settings.auth_access == "open":  # else only a user's password would do
+            if answer.is_success and self._settings.auth_access == "closed":
+                return self._missing_inside()
+            if answer.is_success:
                 body = {"model": self._settings.models[0].name, "prompt": "Hello", "max_tokens": 1}
                 answer = client.post("/v1/completions", json=body)
         except httpx2.HTTPError:
             return "the front end does not answer"
         return None if answer.is_success else answer.text.strip()
+
+    def _missing_inside(self) -> str | None:
+        """The same, without a client: one job through queue and worker."""
+        ledger = Ledger(self._settings.ledgers)
+        job = _a_job(self._settings.models[0].name, ledger)
+        try:
+            ledger.submit(job, self._settings.limits)
+            while (watched := ledger.read(job.owner, job.id)) and watched.state in {"queued", "running"}:
+                if self._stop.wait(_EVERY_S):
+                    return "asked to end"
+        except ApiError as error:
+            return error.message
+        finally:
+            ledger.close()
+        return None if watched and watched.state == "done" else "a first job failed"
+
+
+def _a_job(model: str, ledger: Ledger) -> Job:
+    """One token after one token."""
+    owner = Principal().owner
+    return Job(
+        id=new_id(ledger.partition(owner)),
+        model=model,
+        prompts=((1,),),
+        sampling=Sampling(1),
+        reply=Reply("completion"),
+        owner=owner,
+        share=owner,
+        seed=1,
+        created=int(time.time()),
+        on_disconnect="finish",
+    )
 
 
 def a_key(told: str) -> str | None:

@@ -38,7 +38,6 @@ def run(settings: Settings) -> int:
 
 
 def _live(settings: Settings, embedded: Embedded) -> int:
-    probe = Probe(settings)
     with Supervisor(is_hopeless=lambda status: status == UNUSABLE and not probe.is_ready) as supervisor:
         programs: list[Program] = []
         if not (settings.ledgers and settings.broker):
@@ -46,6 +45,7 @@ def _live(settings: Settings, embedded: Embedded) -> int:
             say(f"redis: {server.label}")
             settings = settings.model_copy(update={"redis_url": server.url})
             programs.append(EmbeddedServer(embedded, server.pid))
+        probe = Probe(settings)
         probe.start()
         try:
             return supervisor.run([*programs, *_workers(settings), *front(settings)])

@@ -11,6 +11,9 @@ from typing import Any
 
 import psutil
 import pytest
+import redis
+from argon2 import PasswordHasher
+from openai import AuthenticationError
 
 from common.settings import Model, Settings, bare_environment
 from ops.bench.stack import Stack
@@ -199,6 +202,19 @@ def test_ready_means_that_the_printed_snippet_works(stack: Callable[..., Stack])
     assert "(started) at redis://127.0.0.1:" in lines
     assert 'model="counting"' in lines
     assert "secret-key" not in lines
+
+
+def test_ready_means_the_same_where_only_users_come_in(stack: Callable[..., Stack], tmp_path: Path) -> None:
+    users = tmp_path / "users"
+    users.write_text(f"ann:{PasswordHasher(time_cost=1, memory_cost=8, parallelism=1).hash('secret')}\n")
+
+    house = stack(auth_access="closed", users_file=str(users))
+
+    with redis.Redis.from_url(house.redis_url) as client:
+        assert client.hget("{q00}:st:counting", "jobs") == b"1"
+    assert house.client().completions.create(model="counting", prompt="Go.", user="ann:secret").choices[0].text
+    with pytest.raises(AuthenticationError):
+        house.client().completions.create(model="counting", prompt="Go.")
 
 
 def test_one_ctrl_c_leaves_no_process(stack: Callable[..., Stack]) -> None:
