@@ -85,7 +85,7 @@ def _finish(response: Response) -> Response:
     origin = request.headers.get("Origin")
     if origin and origin in state().settings.cors_origins:
         headers["Access-Control-Allow-Origin"] = origin
-        headers["Access-Control-Allow-Headers"] = "authorization, content-type, x-request-id"
+        headers["Access-Control-Allow-Headers"] = "authorization, *"  # SDKs send many; the star leaves that one out
         headers["Access-Control-Allow-Methods"] = "GET, POST"
         headers["Access-Control-Expose-Headers"] = "x-request-id, x-job-id, x-ignored-params, retry-after"
         headers.add("Vary", "Origin")

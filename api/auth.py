@@ -6,7 +6,6 @@ Keys and users are independent checks: both must pass where both are configured.
 import hashlib
 import hmac
 import ipaddress
-import json
 import secrets
 import threading
 import time
@@ -21,8 +20,9 @@ from argon2.exceptions import InvalidHashError, VerificationError
 from gevent import get_hub, monkey
 from werkzeug.datastructures import Headers
 
-from common.errors import AuthenticationError, RateLimitError
+from common.errors import AuthenticationError, InvalidRequestError, RateLimitError
 from common.identity import ANONYMOUS, Principal
+from common.protocol.base import read_object
 from common.settings import Settings, SettingsError
 
 _PASSWORD_BYTES = 1024
@@ -98,7 +98,7 @@ class Keys:
             return ANONYMOUS
         if not key:
             raise AuthenticationError("An API key is required: send it as 'Authorization: Bearer <key>'.")
-        digest = hashlib.sha256(key.encode(errors="surrogateescape")).digest()
+        digest = hashlib.sha256(key.encode(errors="surrogatepass")).digest()
         known = [hashlib.sha256(line.encode()).digest() for line in (self._file.lines() if self._file else self._list)]
         if not any([hmac.compare_digest(digest, other) for other in known]):  # noqa: C419  all of them: no timing
             raise AuthenticationError("This API key is not known here.")
@@ -143,18 +143,18 @@ class Users:
         return name
 
     def _is_right(self, known: str, name: str, password: str) -> bool:
-        given = password.encode(errors="surrogateescape")
+        given = password.encode(errors="surrogatepass")
         if len(given) > _PASSWORD_BYTES:
             return False
         mark = hmac.digest(self._secret, b"\0".join((known.encode(), name.encode(errors="replace"), given)), "sha256")
         if mark in self._verified:
             return True
-        if len(self._wrong_lately(name)) >= _WRONG_A_MINUTE:
-            raise RateLimitError("Too many wrong passwords; try again in a minute.", retry_after_s=60)
         with self._hashing:
+            if len(self._wrong_lately(name)) >= _WRONG_A_MINUTE:  # here: many guesses may wait at once
+                raise RateLimitError("Too many wrong passwords; try again in a minute.", retry_after_s=60)
             is_right = _aside(self._verify, known, given)
-        if not is_right and known != self._dummy:
-            self._wrong[name] = [*self._wrong_lately(name), time.monotonic()]
+            if not is_right and known != self._dummy:
+                self._wrong[name] = [*self._wrong_lately(name), time.monotonic()]
         if is_right:
             self._verified[mark] = None
             if len(self._verified) > _REMEMBERED:
@@ -191,6 +191,7 @@ class Gate:
 
     def __init__(self, settings: Settings) -> None:
         """Raises SettingsError."""
+        self._limits = settings.limits
         self._keys = Keys(settings.api_keys)
         self._users = Users(settings.users_file, settings.auth_access)
 
@@ -202,31 +203,37 @@ class Gate:
     def check(self, headers: Headers, body: Callable[[], bytes]) -> Principal:
         """Who it is; the body is read only when the headers do not say it. Raises AuthenticationError."""
         key = _header_key(headers)
-        user = headers.get("x-user")
+        user = _utf8(headers.get("x-user"))
         told: Mapping[str, Any] = {}
         if (key is None and not self._keys.is_open) or (user is None and self._users.are_asked):
-            told = _object(body())
+            told = self._object(body())
         key_id = self._keys.key_id(key if key is not None else _text(told.get("h2ogpt_key")))
         user = user if user is not None else _text(told.get("user"))
         return Principal(user=self._users.name(user), key_id=key_id)
 
+    def _object(self, body: bytes) -> Mapping[str, Any]:
+        """The body's fields; a body that is not an object has none (the view refuses it)."""
+        try:
+            return read_object(body, self._limits)
+        except InvalidRequestError:
+            return {}
+
 
 def _header_key(headers: Headers) -> str | None:
     """The key in ``Authorization: Bearer`` or ``api-key``; None when neither is there."""
-    authorization = headers.get("Authorization")
+    authorization = _utf8(headers.get("Authorization"))
     if authorization is None:
-        return headers.get("api-key")
+        return _utf8(headers.get("api-key"))
     scheme, _, key = authorization.partition(" ")
     return key.strip() if scheme.lower() == "bearer" else ""
 
 
-def _object(body: bytes) -> Mapping[str, Any]:
-    """The body's fields; a body that is not an object has none (the view refuses it)."""
+def _utf8(told: str | None) -> str | None:
+    """A header as it was meant: WSGI hands on its bytes one character each."""
     try:
-        told = json.loads(body) if body else {}
-    except (ValueError, RecursionError):
-        return {}
-    return told if isinstance(told, dict) else {}
+        return told.encode("latin-1").decode() if told is not None else None
+    except UnicodeError:
+        return told
 
 
 def _text(value: Any) -> str | None:

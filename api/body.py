@@ -3,9 +3,10 @@
 from contextlib import AbstractContextManager, nullcontext
 
 import gevent
-from flask import request
+from flask import g, request
 from gevent import monkey
 
+from api.turns import in_turns
 from common.errors import MediaTypeError, SlowBodyError
 
 
@@ -14,13 +15,20 @@ def read(limit_s: float) -> bytes:
 
     A body without a type is refused as well: browsers may send one to any site without asking first.
     """
+    if "body" not in g:
+        _refuse_type()
+        with _deadline(limit_s):
+            g.body = b"".join(in_turns(request.stream.read))
+    body: bytes = g.body
+    return body
+
+
+def _refuse_type() -> None:
     if request.mimetype != "application/json":
         told = request.mimetype or "none"
         raise MediaTypeError(f"The Content-Type must be application/json, not {told[:64]!r}; curl -d needs -H for it.")
     if request.content_encoding:
         raise MediaTypeError("Send the body without a Content-Encoding.")
-    with _deadline(limit_s):
-        return request.get_data()
 
 
 def _deadline(limit_s: float) -> AbstractContextManager[object]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from flask import Flask, Response, g, request
 from gunicorn.http.errors import NoMoreData, ParseException
-from werkzeug.exceptions import HTTPException, MethodNotAllowed
+from werkzeug.exceptions import HTTPException, InternalServerError, MethodNotAllowed
 from werkzeug.routing.exceptions import RoutingException
 
 from api.feed import HangUp
@@ -88,6 +88,8 @@ def _of_hang_up(_error: HangUp) -> Response:
 def _of_http(error: HTTPException) -> Response | HTTPException:
     if isinstance(error, RoutingException):
         return error
+    if isinstance(error, InternalServerError):  # what went wrong while an error was told
+        return _of_unexpected(error.original_exception or error)
     ours = _BY_STATUS.get(error.code) or InvalidRequestError("The request could not be read.")
     response = _of_ours(ours)
     if isinstance(error, MethodNotAllowed):
@@ -99,6 +101,6 @@ def _of_body(_error: Exception) -> Response:
     return _of_ours(InvalidRequestError("The body could not be read: its framing is broken."))
 
 
-def _of_unexpected(error: Exception) -> Response:
+def _of_unexpected(error: BaseException) -> Response:
     log.error("request failed", request_id=g.get("request_id"), endpoint=request.endpoint, exc_info=error)
     return _of_ours(InternalError(f"Something went wrong here; the request is {g.get('request_id')}."))

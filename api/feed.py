@@ -51,7 +51,7 @@ class Feed:
         self._hub.add(self)
         try:
             self.place = self._submit(self.job)
-        except BaseException:
+        except BaseException:  # whatever it is goes on from here
             self._hub.remove(self)
             raise
 

@@ -3,12 +3,14 @@
 The parent stays light: what the workers need is imported in them, after gevent has patched the standard library.
 """
 
+import errno
 import json
 import os
 import secrets
 import shutil
 import socket
 import sys
+from collections import deque
 from typing import Any, Self
 
 import gevent
@@ -20,12 +22,14 @@ from gunicorn.workers.ggevent import GeventWorker
 
 from api import folders
 from api.auth import Gate, is_loopback
+from api.turns import in_turns
 from common.errors import InvalidRequestError
 from common.processes import UNUSABLE
 from common.settings import Settings, SettingsError, child_environment, load
 
 _BACKLOG = 2048
 _SEND_BUFFER = 64 * 1024  # a slow reader is noticed by us, not swallowed by the kernel
+_UNREAD_S = 5.0  # for the rest of a body that nobody read: its sender may read only when all is sent
 _SPARE_CONNECTIONS = 100  # for short requests while all streams are taken
 _AFTER_DRAIN_S = 5
 
@@ -50,14 +54,18 @@ class _Idle(gevent.Timeout):  # type: ignore[misc]  # gevent has no types
 class _Socket(gevent.socket.socket):  # type: ignore[misc]  # gevent has no types
     """A connection that mostly has room: one system call an event, not two and a copy."""
 
+    stalled_s = 60.0  # a reader that takes nothing for so long is gone
+
     def sendall(self, data: bytes, flags: int = 0) -> None:
-        """All of it."""
+        """All of it, unless its reader has stopped reading."""
         try:
             sent = self._sock.send(data, flags)
         except BlockingIOError:
             sent = 0
-        if sent < len(data):
-            super().sendall(memoryview(data)[sent:], flags)
+        left = memoryview(data)[sent:]
+        while left:
+            with gevent.Timeout(self.stalled_s, BrokenPipeError(errno.EPIPE, "its reader stopped reading")):
+                left = left[self.send(left, flags) :]
 
 
 class FrontEnd(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
@@ -74,6 +82,16 @@ class FrontEnd(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         """One connection."""
         super().handle(listener, _Socket(fileno=client.detach()), addr)
+
+    def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> Any:
+        """One of its requests, and what is left of the body; then others."""
+        super().handle_request(listener_name, req, sock, addr)
+        is_read = False
+        with gevent.Timeout(_UNREAD_S, exception=False):
+            is_read = not deque(in_turns(req.body.read), maxlen=0)
+        if not is_read:
+            raise StopIteration  # the connection ends
+        gevent.sleep(0)  # the next one may be here already, and the one after it
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """SIGTERM."""

@@ -54,7 +54,7 @@ class Sse:
         except ApiError as error:
             self._feed.is_answered = True
             yield failed(Failed.of(error))
-        except Exception:
+        except Exception:  # the headers are out: only the stream itself can say so
             log.exception("stream failed", job=self._feed.job.id)
             self._feed.is_answered = True
             yield failed(Failed.of(InternalError(f"Something went wrong here; the job is {self._feed.job.id}.")))

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import queue
+import signal
 import socket
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from common import telemetry
 from common.settings import bare_environment
 
 _START_S = 60.0  # until its libraries are loaded
+_END_S = 1.0  # from its closed line to its end
 _ANSWER_S = 20.0  # on the clock; its processor time is limited by itself
 _ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
@@ -25,6 +27,10 @@ log = telemetry.logger("door")
 
 class ChildDiedError(Exception):
     """It gave no answer: out of time, out of memory, or crashed."""
+
+
+class ChildKilledError(ChildDiedError):
+    """It gave no answer because somebody else ended it; its limits end it in other ways."""
 
 
 class ChildGoneError(Exception):
@@ -53,8 +59,9 @@ class Child:
             self._send(question)
             return json.loads(self._line(_ANSWER_S))
         except (OSError, EOFError) as error:
+            was_killed = self._was_killed(error)
             self.close()
-            raise ChildDiedError from error
+            raise (ChildKilledError if was_killed else ChildDiedError) from error
         except BaseException:  # we are to stop waiting: nobody else may get this answer
             self.close()
             raise
@@ -68,6 +75,13 @@ class Child:
         except (OSError, EOFError, ValueError) as error:  # a line that we closed is a ValueError
             self.close()
             raise ChildGoneError from error
+
+    def _was_killed(self, error: Exception) -> bool:
+        if isinstance(error, TimeoutError):  # it lives
+            return False
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self._process.wait(_END_S) in {-signal.SIGKILL, -signal.SIGTERM}
+        return False
 
     def close(self) -> None:
         """End it."""
@@ -99,10 +113,11 @@ class Children:
         line = json.dumps(question).encode() + b"\n"
         child = self._free.get()
         try:
-            return child.ask(line)
-        except ChildGoneError:  # nobody was there to be harmed
-            child = Child()
-            return child.ask(line)
+            try:
+                return child.ask(line)
+            except (ChildGoneError, ChildKilledError):  # not the question's doing, as far as we can tell
+                child = Child()
+                return child.ask(line)
         except ChildDiedError:
             log.warning("an admission child ended over a request", bytes=len(line))
             child = Child()

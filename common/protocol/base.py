@@ -16,6 +16,9 @@ from common.settings import Limits
 
 R = TypeVar("R", bound="Request")
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
+_MOST_MARKS = 2**18  # outside of strings: bounds how long one body holds up all others of its process
+_NO_MARKS = bytes(set(range(256)) - set(b"{}[],:"))
+_MOST_NAMED = 64  # characters of a client's own name that an error repeats
 
 
 def _integral(value: Any) -> Any:
@@ -44,7 +47,8 @@ class Request(BaseModel):
             if is_default(name, given[name]):
                 continue
             if strict:
-                raise InvalidRequestError(f"{name!r} is not supported here.", param=name, code="unsupported_parameter")
+                told = name[:_MOST_NAMED]
+                raise InvalidRequestError(f"{told!r} is not supported here.", param=told, code="unsupported_parameter")
             ignored.append(name)
         kept = {name: value for name, value in given.items() if name in known}
         try:
@@ -55,26 +59,33 @@ class Request(BaseModel):
 
 def parse(body: bytes, kind: type[R], *, limits: Limits, strict: bool) -> R:
     """Bytes to a Request. Raises InvalidRequestError."""
-    _refuse_depth(body, limits.json_depth)
+    return kind.of(read_object(body, limits), strict=strict)
+
+
+def read_object(body: bytes, limits: Limits) -> dict[str, Any]:
+    """Bytes to a JSON object, in a time that its sender cannot stretch. Raises InvalidRequestError."""
+    _refuse_shape(body, limits.json_depth)
     try:
-        raw = json.loads(body, parse_constant=_no_constant, object_pairs_hook=_unique)
+        raw = json.loads(body.decode("utf-8-sig"), parse_constant=_no_constant, object_pairs_hook=_unique)
     except InvalidRequestError:
         raise
     except (ValueError, RecursionError):
         raise InvalidRequestError("The body is not valid JSON.") from None
     if not isinstance(raw, dict):
         raise InvalidRequestError("The body must be a JSON object.")
-    _refuse_surrogates(raw)
-    return kind.of(raw, strict=strict)
+    if b"\\ud" in body or b"\\uD" in body:  # UTF-8 itself has no half characters
+        _refuse_surrogates(raw)
+    return raw
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Two readers of a repeated name may believe different things."""
     found = dict(pairs)
     if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise InvalidRequestError("A field is given twice.", param=twice[:64])
+        left = dict.fromkeys(found)
+        twice = next(name for name, _ in pairs if left.pop(name, name) is not None)
+        param = twice[:_MOST_NAMED].encode(errors="replace").decode()  # not looked at for half characters yet
+        raise InvalidRequestError("A field is given twice.", param=param)
     return found
 
 
@@ -82,18 +93,22 @@ def _no_constant(name: str) -> Any:
     raise InvalidRequestError(f"{name} is not JSON.")
 
 
-def _refuse_depth(body: bytes, most: int) -> None:
-    """Before anything recurses: count open brackets outside of strings."""
+def _refuse_shape(body: bytes, most: int) -> None:
+    """Before anything is built or recurses: count what stands outside of strings."""
+    bare = body.replace(b"\\\\", b"").replace(b'\\"', b"")
+    if bare.count(b'"') > 2 * _MOST_MARKS:
+        raise InvalidRequestError("The body holds too many values.")
+    marks = b"".join(bare.split(b'"')[::2]).translate(None, _NO_MARKS)  # every other piece is outside of a string
+    if len(marks) > _MOST_MARKS:
+        raise InvalidRequestError("The body holds too many values.")
     depth = 0
-    parts = body.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')
-    for piece in parts[::2]:  # every other piece stands outside of a string
-        for byte in piece:
-            if byte in b"{[":
-                depth += 1
-                if depth > most:
-                    raise InvalidRequestError(f"The body is nested deeper than {most} levels.")
-            elif byte in b"}]":
-                depth -= 1
+    for mark in marks:
+        if mark in b"{[":
+            depth += 1
+            if depth > most:
+                raise InvalidRequestError(f"The body is nested deeper than {most} levels.")
+        elif mark in b"}]":
+            depth -= 1
 
 
 def _refuse_surrogates(value: Any, path: str = "") -> None:
@@ -102,7 +117,7 @@ def _refuse_surrogates(value: Any, path: str = "") -> None:
         try:
             value.encode()
         except UnicodeEncodeError:
-            raise InvalidRequestError("The text holds half a character.", param=path or None) from None
+            raise InvalidRequestError("The text holds half a character.", param=path[:_MOST_NAMED] or None) from None
     elif isinstance(value, dict):
         for name, inner in value.items():
             _refuse_surrogates(name, path)
@@ -116,8 +131,9 @@ def _named(error: ValidationError) -> InvalidRequestError:
     """Pydantic's first error as OpenAI would say it."""
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
     path = _path(first["loc"])
-    message = first["msg"].removeprefix("Value error, ").replace("tuple", "list").partition(" after validation")[0]
-    return InvalidRequestError(f"{path}: {message[:1].lower()}{message[1:]}." if path else f"{message}.", param=path)
+    told = first["msg"].removeprefix("Value error, ").partition(" after validation")[0]
+    message = (told[:1].lower() + told[1:]).replace("tuple", "list")
+    return InvalidRequestError(f"{path}: {message}." if path else f"{message[:1].upper()}{message[1:]}.", param=path)
 
 
 def _path(loc: tuple[int | str, ...]) -> str | None:

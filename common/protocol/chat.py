@@ -36,7 +36,7 @@ class TextPart(BaseModel):
     text: str
 
 
-Parts = Annotated[tuple[TextPart, ...], Field(min_length=1, max_length=64, strict=False)]
+Parts = Annotated[tuple[TextPart, ...], Field(min_length=1, max_length=64, strict=False, fail_fast=True)]
 Content = Annotated[Annotated[str, Tag("<text>")] | Annotated[Parts, Tag("<parts>")], Discriminator(_shape)]
 
 
@@ -71,7 +71,7 @@ class ChatRequest(Generation):
     kind = "chat"
     asked = "messages"
 
-    messages: Annotated[tuple[Message, ...], Field(min_length=1, max_length=4096, strict=False)]
+    messages: Annotated[tuple[Message, ...], Field(min_length=1, max_length=4096, strict=False, fail_fast=True)]
 
     def conversation(self) -> list[dict[str, str]]:
         """As chat templates want it."""

@@ -14,6 +14,7 @@ from common.protocol.base import Int, Label, Request
 
 MAX_TOKENS = 256  # the reference's default; shrinks to the room that the context leaves
 _HOUR_S, _DAY_S = 3600, 86_400
+_MOST_PAIRS = 16
 _GRACE_S, _RETRY_GRACE_S = 0.5, 15.0  # before the job of a client that has gone is cancelled
 _CLASS: dict[str, Class] = {
     "auto": "interactive",
@@ -27,9 +28,17 @@ def _one_or_many(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+def _few(value: Any) -> Any:
+    """Before each pair is looked at: there may be many, and each bad one costs."""
+    if isinstance(value, dict) and len(value) > _MOST_PAIRS:
+        raise ValueError(f"there should be at most {_MOST_PAIRS} pairs")
+    return value
+
+
 Stop = Annotated[str, Field(min_length=1, max_length=256)]
-Stops = Annotated[tuple[Stop, ...], Field(max_length=16, strict=False), BeforeValidator(_one_or_many)]
-Metadata = dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]]
+Stops = Annotated[tuple[Stop, ...], Field(max_length=16, strict=False, fail_fast=True), BeforeValidator(_one_or_many)]
+Pairs = dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]]
+Metadata = Annotated[Pairs, BeforeValidator(_few)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +80,7 @@ class Generation(Request):
     max_time: Annotated[float, Field(gt=0, le=_DAY_S)] | None = None
     service_tier: Literal["auto", "default", "flex", "priority"] = "default"
     on_disconnect: OnDisconnect | None = None
-    metadata: Annotated[Metadata, Field(max_length=16)] = Field(default_factory=dict)
+    metadata: Metadata = Field(default_factory=dict)
     user: Label | None = None
     safety_identifier: Label | None = None
     h2ogpt_key: Label | None = None  # the gate has read it

@@ -11,8 +11,11 @@ import httpx2
 import openai
 import pytest
 from argon2 import PasswordHasher
+from flask import Flask
 
+from api import errors
 from common.cards import ModelCard
+from common.errors import InvalidRequestError
 from common.ledger.ledger import Ledger
 from tests.api.conftest import FrontEnd, Serve
 from tests.api.hand import Hand
@@ -141,6 +144,19 @@ def test_our_own_failure_is_a_fixed_sentence_with_the_request_id(front: FrontEnd
     assert response.headers["x-should-retry"] == "false"
 
 
+def test_a_failure_to_tell_an_error_is_ours_and_not_the_clients() -> None:
+    app = Flask("test")
+    errors.register(app)
+
+    @app.get("/")
+    def _untellable() -> str:
+        raise InvalidRequestError("x", param="\ud83d")
+
+    response = app.test_client().get("/")
+
+    assert (response.status_code, response.get_json()["error"]["code"]) == (500, "internal")
+
+
 @pytest.mark.parametrize(("told", "kept"), [("mine-1.2_3", True), ("a b", False), ("x" * 65, False), ("é", False)])
 def test_a_clients_request_id_is_kept_when_it_is_harmless(front: FrontEnd, told: str, kept: bool) -> None:  # noqa: FBT001
     response = ask(front, "/health", headers={"x-request-id": told.encode()})
@@ -246,7 +262,7 @@ def test_listed_origins_may_read_answers_and_others_may_not(serve: Serve) -> Non
     assert ours.headers["access-control-allow-origin"] == "https://page.example"
     assert "access-control-allow-origin" not in other.headers
     assert asked_first.status_code == 200
-    assert "authorization" in asked_first.headers["access-control-allow-headers"]
+    assert asked_first.headers["access-control-allow-headers"] == "authorization, *"
 
 
 def test_more_streams_than_allowed_are_503_with_retry_after(serve: Serve, ledger: Ledger) -> None:

@@ -1,5 +1,7 @@
 import json
 import os
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +62,22 @@ def test_a_listed_key_passes_in_every_header(headers: dict[str, str]) -> None:
 def test_another_key_or_none_is_refused(headers: dict[str, str]) -> None:
     with pytest.raises(AuthenticationError):
         check(Gate(Settings(api_keys="one,two")), headers)
+
+
+@pytest.mark.parametrize("key", ["\ud83d", "x\udc80"])
+def test_half_a_character_is_no_key(key: str) -> None:
+    with pytest.raises(AuthenticationError):
+        check(Gate(Settings(api_keys="one")), h2ogpt_key=key)
+
+
+def test_a_key_and_a_password_may_be_written_in_any_script(tmp_path: Path) -> None:
+    path = tmp_path / "users"
+    path.write_text(f"zoë:{CHEAP.hash('пароль')}\n")
+    gate = Gate(Settings(api_keys="schlüssel", users_file=path))
+    headers = bearer("schlüssel") | {"x-user": "zoë:пароль"}
+    on_the_wire = {name: told.encode().decode("latin-1") for name, told in headers.items()}
+
+    assert check(gate, on_the_wire).user == "zoë"
 
 
 def test_a_wrong_header_is_not_rescued_by_a_right_key_in_the_body() -> None:
@@ -179,6 +197,28 @@ def test_guessing_is_slowed_down_but_does_not_lock_out_who_is_known(users: Path)
     with pytest.raises(RateLimitError):
         check(gate, user="alice:6")
     assert check(gate, user="alice:pa:ss").user == "alice"
+
+
+def test_many_guesses_at_once_are_no_more_than_one_after_the_other(tmp_path: Path) -> None:
+    path = tmp_path / "users"
+    path.write_text(f"alice:{PasswordHasher().hash('pa:ss')}\n")
+    gate = Gate(Settings(users_file=path))
+
+    def guess(number: int) -> type[Exception]:
+        with pytest.raises((AuthenticationError, RateLimitError)) as refused:
+            check(gate, user=f"alice:{number}")
+        return refused.type
+
+    with ThreadPoolExecutor(24) as pool:
+        told = Counter(pool.map(guess, range(24)))
+
+    assert told[AuthenticationError] <= 6  # five, and one that was hashed beside the fifth
+
+
+@pytest.mark.parametrize("user", ["alice:\ud83d", "\ud83d:x"])
+def test_half_a_character_is_no_user(users: Path, user: str) -> None:
+    with pytest.raises(AuthenticationError):
+        check(Gate(Settings(users_file=users, auth_access="closed")), user=user)
 
 
 def test_a_password_that_was_changed_no_longer_opens(users: Path) -> None:

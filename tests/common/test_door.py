@@ -1,11 +1,13 @@
 """From a request to a job: models, tokenizers, and the children that read prompts."""
 
+import fcntl
 import hashlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -214,6 +216,20 @@ def test_a_child_that_died_while_nobody_asked_harms_nobody(door: Door) -> None:
     os.close(descriptor)
 
     assert said(admit(door, chat("Hi"))) == "user: Hi\nassistant: "
+
+
+def test_a_child_that_somebody_else_killed_is_asked_again(door: Door) -> None:
+    admit(door, chat("Hi"))
+    (child,) = readers()
+    line = door._children._free.queue[0]._connection
+    child.suspend()
+    with ThreadPoolExecutor(1) as aside:
+        asked = aside.submit(admit, door, chat("Hi"))
+        while not int.from_bytes(fcntl.ioctl(line, termios.TIOCOUTQ, bytes(4)), sys.byteorder):
+            time.sleep(0.01)  # until the question lies before it
+        child.kill()
+
+        assert said(asked.result(30)) == "user: Hi\nassistant: "
 
 
 def test_many_ask_at_once_and_each_gets_his_own(door: Door) -> None:

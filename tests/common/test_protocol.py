@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from common.errors import ContextLengthError, InvalidRequestError
 from common.identity import Principal
@@ -243,10 +244,55 @@ def test_no_client_says_what_was_ignored() -> None:
         b'{"messages": [{"role": "user", "content": "\\ud83d"}]}',
         b'{"user": "\\udc00"}',
         b'{"seed": ' + b"9" * 5000 + b"}",
+        json.dumps({"messages": HI}).encode("utf-16"),
+        json.dumps({"messages": HI}).encode("utf-32-le"),
     ],
 )
 def test_what_is_no_json_of_ours_is_refused(body: bytes) -> None:
     assert refusal(body).status == 400
+
+
+@pytest.mark.parametrize("value", [b"1,", b'"",', b"{},", b'{"a":[]},'])
+def test_more_values_than_can_be_read_at_once_are_refused(value: bytes) -> None:
+    body = b'{"messages": [{"role": "user", "content": "Hi"}], "x": [' + value * 300_000 + b"1]}"
+
+    assert "too many values" in refusal(body).message
+
+
+def test_a_text_may_hold_as_many_marks_as_it_likes() -> None:
+    assert chat(messages=[{"role": "user", "content": '[{"a": 1}, ] \\' * 300_000}]).messages
+
+
+def test_a_repeated_name_is_found_among_many() -> None:
+    names = b"".join(b'"k%d":1,' % number for number in range(125_000))
+
+    assert refusal(b"{" + names + b'"k124999":1}').param == "k124999"
+
+
+def test_a_repeated_name_that_is_half_a_character_can_be_told() -> None:
+    told = refusal(b'{"\\ud800": 1, "\\ud800": 2}')
+
+    assert told.param == "?"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"messages": [1] * 1000},
+        {"messages": [{"role": "user", "content": [1] * 1000}]},
+        {"messages": HI, "stop": [1] * 1000},
+        {"messages": HI, "metadata": dict.fromkeys(map(str, range(1000)), 1)},
+    ],
+)
+def test_the_first_of_many_mistakes_is_enough(fields: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError) as told:
+        ChatRequest.model_validate(fields)
+
+    assert told.value.error_count() <= 3  # it, and at most that each list it stands in is too short
+
+
+def test_a_refusal_speaks_of_lists_and_not_of_our_types() -> None:
+    assert refusal(b'{"messages": []}').message == "messages: list should have at least 1 item."
 
 
 def test_brackets_inside_of_strings_are_text() -> None:
