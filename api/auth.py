@@ -174,7 +174,7 @@ class Users:
 def _is_path(told: str) -> bool:
     """Whether it names a file rather than keys."""
     try:
-        return told.startswith(("/", "./", "../")) or Path(told).is_file()
+        return ("/" in told and "," not in told) or Path(told).is_file()
     except OSError:  # longer than a name can be
         return False
 

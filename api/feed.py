@@ -28,12 +28,17 @@ class HangUp(Exception):  # noqa: N818  an event, not an error: nobody is left t
 class Feed:
     """What a stream, or an answer that waits for its end, reads from."""
 
-    def __init__(self, hub: Hub, ledger: Ledger, job: Job, *, submit: Callable[[Job], Place]) -> None:
-        """``submit`` is called by ``open``, and again if Redis forgets the job before anything was shown."""
+    def __init__(
+        self, hub: Hub, ledger: Ledger, job: Job, *, submit: Callable[[Job], Place], began: float | None = None
+    ) -> None:
+        """``submit`` is called by ``open``, and again if Redis forgets the job before anything was shown.
+
+        ``began``: when its request came in, on the monotonic clock.
+        """
         self.job = job
         self.seen = 0
         self.place: Place | None = None
-        self.began = time.monotonic()
+        self.began = time.monotonic() if began is None else began
         self.is_gone = False  # the client hung up
         self.is_over = False  # its last entry was handed on
         self.is_answered = False  # the client was told of another end

@@ -6,5 +6,5 @@ from common.settings import Settings
 
 
 def metrics(settings: Settings) -> Path:
-    """Their counters."""
-    return settings.data_dir.resolve() / "metrics"
+    """The counters of those that listen on this port."""
+    return settings.data_dir.resolve() / "metrics" / str(settings.port)

@@ -25,7 +25,7 @@ from api.auth import Gate, is_loopback
 from api.turns import in_turns
 from common.errors import InvalidRequestError
 from common.processes import UNUSABLE
-from common.settings import Settings, SettingsError, child_environment, load
+from common.settings import Settings, SettingsError, load
 
 _BACKLOG = 2048
 _SEND_BUFFER = 64 * 1024  # a slow reader is noticed by us, not swallowed by the kernel
@@ -156,19 +156,13 @@ def options(settings: Settings, listener: int) -> dict[str, Any]:
     }
 
 
-def run(settings: Settings) -> None:
-    """Become the front end; a fresh interpreter, because counters and greenlets are decided when modules load."""
-    environment = child_environment(settings, PENSTOCK_HOST=settings.host, PENSTOCK_PORT=str(settings.port))
-    os.execve(sys.executable, [sys.executable, "-m", "api.server"], environment)  # noqa: S606  our own module
-
-
 def serve(settings: Settings, kind: type[Server] = Server) -> None:
     """Until SIGTERM. Raises SettingsError when it cannot begin."""
     _check(settings)
     listener = _listen(settings)
     folder = folders.metrics(settings)
     shutil.rmtree(folder, ignore_errors=True)  # counters of processes that are gone
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)  # those who read them may have been first
     kind(settings, listener).run()
 
 

@@ -114,10 +114,11 @@ class State:
     def open_feed(self, ask: Ask, who: Principal, headers: Headers) -> Feed:
         """The job that ``ask`` becomes, submitted, and what is read of it. Raises ApiError."""
         self._refuse_if_unable()
-        until = time.monotonic() + _PATIENCE_S
+        began = time.monotonic()
+        until = began + _PATIENCE_S
         job = self._patiently(until, lambda: self.door.admit(ask, who, headers))
         self.hub.wait_heard(partition_of(job), max(0.0, until - time.monotonic()))
-        feed = Feed(self.hub, self.ledger, job, submit=self._submit)
+        feed = Feed(self.hub, self.ledger, job, submit=self._submit, began=began)
         try:
             self._patiently(until, feed.open)
         except StorageError:

@@ -4,7 +4,7 @@ ApiError
 ├── InvalidRequestError        400  a value or a field that cannot be honoured (param names it)
 │   └── ContextLengthError     400  context_length_exceeded
 ├── AuthenticationError        401  invalid_api_key, invalid_credentials
-├── PermissionDeniedError      403  model_not_allowed
+├── PermissionDeniedError      403  a name under which this server does not answer
 ├── NotFoundError              404  no such path or object
 │   └── ModelNotFoundError     404  model_not_found
 ├── MethodNotAllowedError      405  method_not_allowed
@@ -150,6 +150,7 @@ class UnavailableError(ApiError):
 
     status = 503
     type = "overloaded_error"
+    code = "overloaded"
 
 
 class NoWorkerError(UnavailableError):

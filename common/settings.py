@@ -24,6 +24,7 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 REPOSITORY = Path(__file__).resolve().parent.parent
 DEMO_MODEL = REPOSITORY / "ops" / "demo_model" / "weights"
 _PREFIX = "PENSTOCK_"
+_DIGITS = 4  # of a model's place in the list, and one more
 _MAKE_ONLY = {"PENSTOCK_TORCH_INDEX"}  # read by the Makefile
 
 
@@ -143,8 +144,10 @@ class Settings(BaseSettings):
         return env_settings, init_settings
 
     def model(self, name: str) -> Model | None:
-        """The configured model of this name or alias."""
-        return next((model for model in self.models if name == model.name or name in model.aliases), None)
+        """The configured model of this name or alias; or of this place in the list, from 0, if none is called so."""
+        named = next((model for model in self.models if name == model.name or name in model.aliases), None)
+        is_place = named is None and name.isascii() and name.isdecimal() and len(name) < _DIGITS
+        return self.models[int(name)] if is_place and int(name) < len(self.models) else named
 
     @property
     def ledgers(self) -> tuple[str, ...]:

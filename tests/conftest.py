@@ -73,7 +73,7 @@ def _leaves_nothing_behind() -> Iterator[None]:
 
 def _lives(child: psutil.Process) -> bool:
     try:
-        return str(child.status()) != psutil.STATUS_ZOMBIE
+        return bool(child.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
 

@@ -44,7 +44,10 @@ def _reasons(parts: State) -> list[str]:
         served = {worker.model for worker in parts.ledger.workers() if worker.state == "ready"}
     except StorageError:
         return ["the storage does not answer"]
-    return [f"no worker serves {model.name}" for model in parts.settings.models if model.name not in served]
+    alone = [model.name for model in parts.settings.models if model.name not in served]
+    if parts.gate.is_open:
+        return [f"no worker serves {name}" for name in alone]
+    return [f"no worker serves {len(alone)} of the models"] if alone else []  # strangers are told no names
 
 
 def _version() -> str:

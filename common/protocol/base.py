@@ -18,6 +18,7 @@ R = TypeVar("R", bound="Request")
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _MOST_MARKS = 2**18  # outside of strings: bounds how long one body holds up all others of its process
 _NO_MARKS = bytes(set(range(256)) - set(b"{}[],:"))
+_UNSUPPORTED = "unsupported_parameter"
 _MOST_NAMED = 64  # characters of a client's own name that an error repeats
 
 
@@ -48,13 +49,21 @@ class Request(BaseModel):
                 continue
             if strict:
                 told = name[:_MOST_NAMED]
-                raise InvalidRequestError(f"{told!r} is not supported here.", param=told, code="unsupported_parameter")
+                raise InvalidRequestError(f"{told!r} is not supported here.", param=told, code=_UNSUPPORTED)
             ignored.append(name)
         kept = {name: value for name, value in given.items() if name in known}
         try:
-            return cls.model_validate(kept | {"ignored": tuple(sorted(ignored))})
+            request = cls.model_validate(kept | {"ignored": tuple(sorted(ignored))})
         except ValidationError as error:
             raise _named(error) from None
+        deeper = request.left_out()
+        if deeper and strict:
+            raise InvalidRequestError(f"{deeper[0]} is not supported here.", param=deeper[0], code=_UNSUPPORTED)
+        return request.model_copy(update={"ignored": (*request.ignored, *deeper)}) if deeper else request
+
+    def left_out(self) -> tuple[str, ...]:
+        """Names inside of fields that mean nothing here, each once."""
+        return ()
 
 
 def parse(body: bytes, kind: type[R], *, limits: Limits, strict: bool) -> R:

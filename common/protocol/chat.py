@@ -1,5 +1,6 @@
 """POST /v1/chat/completions: a conversation."""
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, field_validator
@@ -8,6 +9,7 @@ from common.protocol.generation import Generation
 
 _LATER_ROLES = {"tool", "function"}
 _LATER_PARTS = {"image_url", "input_audio", "file", "refusal"}
+_PUT_BACK = {"refusal", "annotations"}
 _LATER_KEYS = ("tool_calls", "function_call", "audio")
 
 
@@ -30,7 +32,7 @@ def _shape(value: Any) -> str:
 class TextPart(BaseModel):
     """A piece of a message."""
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="ignore", hide_input_in_errors=True)
+    model_config = ConfigDict(frozen=True, strict=True, extra="allow", hide_input_in_errors=True)
 
     type: Annotated[Literal["text"], BeforeValidator(_part)]
     text: str
@@ -41,9 +43,9 @@ Content = Annotated[Annotated[str, Tag("<text>")] | Annotated[Parts, Tag("<parts
 
 
 class Message(BaseModel):
-    """One turn. Keys that SDKs put back from earlier answers may stand here; those that mean something may not yet."""
+    """One turn. What SDKs put back from earlier answers may stand here; what means something may not yet."""
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="ignore", hide_input_in_errors=True)
+    model_config = ConfigDict(frozen=True, strict=True, extra="allow", hide_input_in_errors=True)
 
     role: Annotated[Literal["system", "developer", "user", "assistant"], BeforeValidator(_role)]
     content: Content
@@ -57,6 +59,12 @@ class Message(BaseModel):
     def _comes_later(cls, value: Any) -> None:
         if value:
             raise ValueError("this is not supported yet")
+
+    def unknown(self) -> Iterator[str]:
+        """Names that mean nothing here, but for empty ones that an SDK puts back."""
+        yield from (name for name, value in (self.model_extra or {}).items() if value or name not in _PUT_BACK)
+        if not isinstance(self.content, str):
+            yield from (f"content.{name}" for part in self.content for name in part.model_extra or ())
 
     def plain(self) -> dict[str, str]:
         """As chat templates want it."""
@@ -72,6 +80,10 @@ class ChatRequest(Generation):
     asked = "messages"
 
     messages: Annotated[tuple[Message, ...], Field(min_length=1, max_length=4096, strict=False, fail_fast=True)]
+
+    def left_out(self) -> tuple[str, ...]:
+        """Of all messages."""
+        return tuple(dict.fromkeys(f"messages.{name}" for message in self.messages for name in message.unknown()))
 
     def conversation(self) -> list[dict[str, str]]:
         """As chat templates want it."""

@@ -28,6 +28,11 @@ def _one_or_many(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+def _place(value: Any) -> Any:
+    """A model's place in the list is as good as its name."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else value
+
+
 def _few(value: Any) -> Any:
     """Before each pair is looked at: there may be many, and each bad one costs."""
     if isinstance(value, dict) and len(value) > _MOST_PAIRS:
@@ -66,7 +71,7 @@ class Generation(Request):
     kind: ClassVar[Kind]
     asked: ClassVar[str]  # the field that holds the prompt
 
-    model: Annotated[str, Field(max_length=256)] = ""
+    model: Annotated[str, Field(max_length=256), BeforeValidator(_place)] = ""
     max_tokens: Annotated[Int, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[Int, Field(ge=1)] | None = None
     stream: bool = False

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from common.jobs import Delta, Job, Usage
-from common.render.frames import Frames, gathered, quoted, usage_body
+from common.render.frames import Frames, extra_fields, extras, gathered, quoted, usage_body
 
 
 def public_id(job: Job) -> str:
@@ -23,7 +23,7 @@ def frames(job: Job) -> Frames:
         f'"created":{job.created},"model":{quoted(job.model)},'
     )
     head = f'{base}"choices":[{{"index":'
-    seed = f'],"x_seed":{job.seed}{tail}'
+    seed = f"]{extras(job)}{tail}"
     role = ',"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}'
     return Frames(
         opening="".join(f"{head}{choice}{role}{seed}" for choice in range(job.choices)).encode(),
@@ -52,5 +52,4 @@ def whole(job: Job, deltas: Iterable[Delta], usage: Usage) -> dict[str, Any]:
         "model": job.model,
         "choices": choices,
         "usage": usage_body(usage),
-        "x_seed": job.seed,
-    }
+    } | extra_fields(job)

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from common.jobs import Delta, Job, Usage
-from common.render.frames import Frames, gathered, quoted, usage_body
+from common.render.frames import Frames, extra_fields, extras, gathered, quoted, usage_body
 
 
 def public_id(job: Job) -> str:
@@ -23,7 +23,7 @@ def frames(job: Job) -> Frames:
         opening=b"",
         head=f'{base}"choices":[{{"index":',
         piece=(',"text":', f',"logprobs":null,"finish_reason":null}}]{tail}'),
-        end=(',"text":"","logprobs":null,"finish_reason":', f'}}],"x_seed":{job.seed}{tail}'),
+        end=(',"text":"","logprobs":null,"finish_reason":', f"}}]{extras(job)}{tail}"),
         usage=(f'{base}"choices":[],"usage":', "}\n\n") if job.reply.include_usage else None,
     )
 
@@ -41,5 +41,4 @@ def whole(job: Job, deltas: Iterable[Delta], usage: Usage) -> dict[str, Any]:
         "model": job.model,
         "choices": choices,
         "usage": usage_body(usage),
-        "x_seed": job.seed,
-    }
+    } | extra_fields(job)

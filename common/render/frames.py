@@ -36,6 +36,16 @@ def usage_body(usage: Usage) -> dict[str, int]:
     }
 
 
+def extra_fields(job: Job) -> dict[str, Any]:
+    """What we tell beside OpenAI's fields: the seed, and what the client wanted to find again."""
+    return {"x_seed": job.seed} | ({"metadata": job.reply.metadata} if job.reply.metadata else {})
+
+
+def extras(job: Job) -> str:
+    """The same, to stand behind another field."""
+    return f",{compact(extra_fields(job)).decode()[1:-1].translate(_LINE_ENDS)}"
+
+
 def failed(end: Failed) -> bytes:
     """The frame that ends a stream in mid-way."""
     return b"data: " + json.dumps(end.body()).encode() + b"\n\n"

@@ -146,6 +146,11 @@ def test_a_file_without_keys_stops_the_start(tmp_path: Path, content: str | None
         Gate(Settings(api_keys=str(tmp_path / "keys")))
 
 
+def test_a_path_that_leads_nowhere_is_no_key() -> None:
+    with pytest.raises(SettingsError):
+        Gate(Settings(api_keys="conf/keys"))
+
+
 def test_closed_access_needs_a_file_of_users() -> None:
     with pytest.raises(SettingsError):
         Gate(Settings(auth_access="closed"))

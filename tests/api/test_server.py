@@ -71,7 +71,11 @@ def test_metrics_show_what_front_ends_counted_and_what_the_ledger_knows(
     with serve() as front:
         httpx2.get(f"{front.base}/health")
         told = {"redis_url": str(settings.redis_url), "metrics_port": str(settings.metrics_port)}
-        told |= {"data_dir": str(tmp_path / "front"), "config": str(tmp_path / "front" / "penstock.toml")}
+        told |= {
+            "port": str(front.port),
+            "data_dir": str(tmp_path / "front"),
+            "config": str(tmp_path / "front" / "penstock.toml"),
+        }
         environment = bare_environment() | {f"PENSTOCK_{name.upper()}": value for name, value in told.items()}
         metrics = subprocess.Popen([sys.executable, "-m", "api.metrics"], env=environment)
         try:

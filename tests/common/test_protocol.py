@@ -138,7 +138,9 @@ def test_a_whole_number_may_be_written_with_a_point(name: str) -> None:
         ("metadata", "a"),
         ("user", 5),
         ("user", "x" * 513),
-        ("model", 5),
+        ("model", -1),
+        ("model", True),
+        ("model", 1.5),
         ("messages", []),
         ("messages", "Hi"),
         ("messages", HI * 4097),
@@ -215,6 +217,25 @@ def test_true_is_not_one() -> None:
 
 def test_what_nobody_knows_is_ignored_and_named() -> None:
     assert chat(zebra=1, apple=None, use_agent=True).ignored == ("use_agent", "zebra")
+
+
+def test_what_means_nothing_inside_of_messages_is_named_as_well() -> None:
+    part = {"type": "text", "text": "a", "cache_control": {"type": "ephemeral"}}
+    messages = [
+        {"role": "user", "content": [part, part], "weird": 1},
+        {"role": "assistant", "content": "b", "refusal": None, "annotations": []},
+        {"role": "assistant", "content": "c", "refusal": "No."},
+    ]
+
+    assert chat(messages=messages, zebra=1).ignored == (
+        "zebra",
+        "messages.weird",
+        "messages.content.cache_control",
+        "messages.refusal",
+    )
+    with pytest.raises(InvalidRequestError) as told:
+        strictly(messages=messages)
+    assert told.value.param == "messages.weird"
 
 
 def test_a_strict_service_refuses_what_it_would_ignore() -> None:

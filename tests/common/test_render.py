@@ -49,6 +49,17 @@ def test_a_chat_stream_is_role_text_end_and_done() -> None:
     ]
 
 
+@pytest.mark.parametrize("shape", [chat, completions])
+def test_metadata_comes_back_at_the_end_and_in_the_whole(shape: Any) -> None:
+    job = a_job(reply=Reply("chat", stream=True, metadata={"ticket": "7 \u2028"}))
+
+    last = blocks(stream(shape.frames(job), said("Hi"), said("", "stop")))[-1]
+    whole = shape.whole(job, [said("Hi"), said("", "stop")], USAGE)
+
+    assert last["metadata"] == whole["metadata"] == {"ticket": "7 \u2028"}
+    assert b"\xe2\x80\xa8" not in stream(shape.frames(job), said("", "stop"))
+
+
 def test_usage_comes_last_and_is_null_before_when_it_was_asked_for() -> None:
     frames = chat.frames(a_job(reply=Reply("chat", stream=True, include_usage=True)))
 

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from common.settings import Settings, SettingsError, bare_environment, child_environment, load
+from common.settings import Model, Settings, SettingsError, bare_environment, child_environment, load
 
 Env = pytest.MonkeyPatch  # of the environment and the folder only
 
@@ -10,6 +10,15 @@ Env = pytest.MonkeyPatch  # of the environment and the folder only
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path: Path, monkeypatch: Env) -> None:
     monkeypatch.chdir(tmp_path)
+
+
+def test_a_model_is_found_by_name_by_alias_and_by_its_place() -> None:
+    models = (Model(name="a", path="x"), Model(name="b", path="x", aliases=("c",)), Model(name="0", path="x"))
+    settings = Settings(models=models)
+
+    found = {name: model.name if (model := settings.model(name)) else None for name in ("a", "c", "1", "0", "3", "-1")}
+
+    assert found == {"a": "a", "c": "b", "1": "b", "0": "0", "3": None, "-1": None}
 
 
 def test_without_anything_the_bundled_model_is_served_on_loopback() -> None:
