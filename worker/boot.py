@@ -19,9 +19,9 @@ from common.settings import Model, Settings, SettingsError, load
 from worker.engine.engine import Engine
 from worker.hot import HotFile
 from worker.models import loader
-from worker.publisher import Publisher
+from worker.publisher import Publishers
 from worker.tickets import Intake, Waker
-from worker.watch import Heart, Parts, Periodic, reaper
+from worker.watch import Heart, Parts, Periodic, hearts, reapers
 
 _FLUSH_S = 5.0
 _CARD_S = 2.0
@@ -37,7 +37,7 @@ class Worker:
         self._settings, self._model, self._worker = settings, model.name, worker
         self._loaded = loader.load(model, settings.threads)
         ledger = Ledger(settings.ledgers)
-        publisher = Publisher(ledger, worker, model.name, settings.flush_ms / 1000)
+        publisher = Publishers(ledger, worker, model.name, settings.flush_ms / 1000)
         engine = Engine(self._loaded.model, publisher, hot=hot)
         intake = Intake(ledger, engine, publisher, worker, model.name)
         self._parts = Parts(ledger, engine, publisher, intake, hot)
@@ -47,8 +47,8 @@ class Worker:
         self._is_shown = False
         self._threads = (
             Periodic("card", _CARD_S, self._show),
-            Periodic("heart", settings.beat_s, self._heart),
-            reaper(ledger, settings.lease_s),
+            *hearts(self._heart, ledger, settings.beat_s),
+            *reapers(ledger, settings.lease_s),
         )
         self._consumer_watch = Periodic("consumer watch", _CONSUMER_S, self._waker.look)
 

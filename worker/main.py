@@ -9,6 +9,7 @@ import secrets
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import suppress
 from queue import Empty, SimpleQueue
@@ -22,10 +23,11 @@ from common.processes import UNUSABLE, die_with_parent
 from common.settings import Settings, SettingsError, child_environment, load
 from worker.chores import sweep
 from worker.hot import HotFile
-from worker.watch import reaper
+from worker.watch import reapers
 
 _BACK_OFF_S = (0.2, 10.0)
 _HEALTHY_S = 30.0
+_REAP_S = 0.5
 log = telemetry.logger("supervisor")
 
 
@@ -77,26 +79,15 @@ class Supervisor:
                 self._child.send_signal(signal.SIGTERM)
             status = self._child.wait()
             if status != UNUSABLE:
-                self._reap(worker, hot)
+                self._reap(worker, hot.read())
             hot.close()
             return status
 
-    def _reap(self, worker: str, hot: HotFile) -> None:
-        """Give the dead child's jobs back, however long Redis is away: without us nobody is charged."""
+    def _reap(self, worker: str, hot: frozenset[str]) -> None:
+        """Give the dead child's jobs back; where Redis is away, later, beside the next life."""
         ledger = Ledger(self._settings.ledgers)
-        delay, most = _BACK_OFF_S
-        while True:
-            try:
-                jobs = ledger.reap(worker, hot.read())
-            except StorageError:
-                if not self._pause(delay):
-                    break
-                delay = min(2 * delay, most)
-            else:
-                if jobs:
-                    log.warning("its jobs wait for another worker", jobs=len(jobs))
-                break
-        ledger.close()
+        if not _is_reaped(ledger, worker, hot):
+            threading.Thread(target=_reap_later, args=(ledger, worker, hot), name="reap later", daemon=True).start()
 
     def _pause(self, delay_s: float) -> bool:
         """Before another try; False: there will be none."""
@@ -105,13 +96,32 @@ class Supervisor:
         return not self._is_stopping
 
 
+def _is_reaped(ledger: Ledger, worker: str, hot: frozenset[str]) -> bool:
+    """Whether every partition knows now that this worker is dead."""
+    try:
+        jobs = ledger.reap(worker, hot)
+    except StorageError:
+        return False
+    ledger.close()
+    if jobs:
+        log.warning("its jobs wait for another worker", jobs=len(jobs))
+    return True
+
+
+def _reap_later(ledger: Ledger, worker: str, hot: frozenset[str]) -> None:
+    """However long Redis is away, and before the lease lapses when it is back: without us nobody is charged."""
+    while not _is_reaped(ledger, worker, hot):
+        threading.Event().wait(_REAP_S)
+
+
 class Chores:
     """The periodic work, beside whatever other process does the same: one holds the lease."""
 
     def __init__(self, settings: Settings) -> None:
         self._ledger = Ledger(settings.ledgers)
         self._tickets = Tickets(settings)
-        self._threads = (reaper(self._ledger, settings.lease_s), sweep.periodic(settings, self._ledger, self._tickets))
+        sweeping = sweep.periodic(settings, self._ledger, self._tickets)
+        self._threads = (*reapers(self._ledger, settings.lease_s), sweeping)
         self._stopped: SimpleQueue[None] = SimpleQueue()
 
     def stop(self, _signal: int = 0, _frame: FrameType | None = None) -> None:

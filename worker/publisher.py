@@ -69,6 +69,7 @@ class Publisher:
 
     def __init__(self, ledger: Ledger, worker: str, model: str, flush_s: float) -> None:
         self._ledger, self._worker, self._model = ledger, worker, model
+        self._may_block = len(ledger.partitions) == 1  # else those whose Redis answers would wait as well
         self._flush_s = flush_s
         self._owning = threading.Lock()  # which jobs are ours changes here and in the engine together
         self._changed = threading.Condition()  # guards all below
@@ -108,15 +109,18 @@ class Publisher:
             return tuple(self._open)
 
     def __call__(self, outputs: Sequence[Output]) -> None:
-        """Take a step's events (engine thread); waits only while a job is too far ahead of Redis."""
+        """Take a step's events (engine thread); a job too far ahead of Redis is waited for, or given up."""
         with self._changed:
             for output in outputs:
                 self._take(output)
             self._changed.notify_all()
-            if self._is_flooded(outputs):
+            is_flooded = bool(self._flooded(outputs))
+            if is_flooded and self._may_block:
                 self._blocked_until = math.inf
-                self._changed.wait_for(lambda: not self._is_running or not self._is_flooded(outputs))
+                self._changed.wait_for(lambda: not self._is_running or not self._flooded(outputs))
                 self._blocked_until = time.monotonic()
+        if is_flooded and not self._may_block:
+            self._give_up(outputs)
 
     def unblocked_s(self) -> float:
         """Seconds since the engine last waited for us; below 0 while it does."""
@@ -162,9 +166,20 @@ class Publisher:
         self._ready[output.job_id] = None
         self._is_urgent = self._is_urgent or job.is_fresh or job.end is not None
 
-    def _is_flooded(self, outputs: Sequence[Output]) -> bool:
-        jobs = (self._open.get(output.job_id) for output in outputs)
-        return any(job is not None and job.ahead > _MOST_AHEAD for job in jobs)
+    def _flooded(self, outputs: Sequence[Output]) -> list[str]:
+        jobs = ((output.job_id, self._open.get(output.job_id)) for output in outputs)
+        return [job_id for job_id, job in jobs if job is not None and job.ahead > _MOST_AHEAD]
+
+    def _give_up(self, outputs: Sequence[Output]) -> None:
+        """Forget the jobs that are too far ahead: when their Redis is back, a beat hands them back to go on."""
+        with self._owning:
+            with self._changed:
+                flooded = self._flooded(outputs)
+                for job_id in flooded:
+                    self._close(job_id)
+            if flooded:
+                log.warning("jobs given up until their redis is back", jobs=len(flooded))
+                self._listener.drop(flooded)
 
     def _run(self) -> None:
         while self._wait():
@@ -287,6 +302,55 @@ class Publisher:
     def _released(self, due: Sequence[Released]) -> bool:
         self._ledger.release(self._worker, due)
         return True
+
+
+class Publishers:
+    """One publisher a partition, as if they were one: a partition that is away delays only its own jobs."""
+
+    def __init__(self, ledger: Ledger, worker: str, model: str, flush_s: float) -> None:
+        self._each = tuple(Publisher(ledger, worker, model, flush_s) for _ in ledger.partitions)
+
+    def start(self, listener: Listener, on_waiting: Callable[[Mapping[Class, int]], None]) -> None:
+        """Begin."""
+        for one in self._each:
+            one.start(listener, on_waiting)
+
+    def begin(self, claim: Claim) -> None:
+        """A claimed job is the engine's."""
+        self._of(claim.job.id).begin(claim)
+
+    def held(self) -> tuple[str, ...]:
+        """The jobs that are ours."""
+        return tuple(job_id for one in self._each for job_id in one.held())
+
+    def __call__(self, outputs: Sequence[Output]) -> None:
+        """Take a step's events (engine thread)."""
+        for one in self._each:
+            if mine := [output for output in outputs if self._of(output.job_id) is one]:
+                one(mine)
+
+    def unblocked_s(self) -> float:
+        """Seconds since the engine last waited for one of us; below 0 while it does."""
+        return min(one.unblocked_s() for one in self._each)
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether a thread died of something that nobody foresaw."""
+        return any(one.is_lost for one in self._each)
+
+    def release(self, jobs: Sequence[Released]) -> None:
+        """Give jobs back, behind their last items."""
+        for one in self._each:
+            if mine := [job for job in jobs if self._of(job[0]) is one]:
+                one.release(mine)
+
+    def stop(self, timeout_s: float) -> None:
+        """Say what is left, then end the threads."""
+        for one in self._each:
+            one.stop(timeout_s)
+
+    def _of(self, job_id: str) -> Publisher:
+        return self._each[int(job_id[-2:], 16)]
 
 
 def end_all(listener: Listener, cancelled: Sequence[str], expired: Sequence[str]) -> None:

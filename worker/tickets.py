@@ -19,7 +19,7 @@ from common.jobs import CLASSES, Class
 from common.ledger.ledger import Ledger
 from common.settings import Settings
 from worker.engine.engine import Engine, Room
-from worker.publisher import Publisher
+from worker.publisher import Publisher, Publishers
 
 _HOLD_S = 60.0  # a full worker keeps its ticket no longer
 _STOP_S = 5.0
@@ -29,7 +29,9 @@ log = telemetry.logger("tickets")
 class Intake:
     """Claims while there is room; for a higher class also when there is none."""
 
-    def __init__(self, ledger: Ledger, engine: Engine, publisher: Publisher, worker: str, model: str) -> None:
+    def __init__(
+        self, ledger: Ledger, engine: Engine, publisher: Publisher | Publishers, worker: str, model: str
+    ) -> None:
         self._ledger, self._engine, self._publisher = ledger, engine, publisher
         self._worker, self._model = worker, model
         self._changed = threading.Condition()  # guards all below; the engine's lock may be taken inside it

@@ -15,7 +15,7 @@ from common.ledger.ledger import Ledger
 from common.ledger.replies import Beat, BeatReply, WorkerInfo
 from worker.engine.engine import Engine
 from worker.hot import HotFile
-from worker.publisher import Publisher, end_all
+from worker.publisher import Publisher, Publishers, end_all
 from worker.tickets import Intake
 
 _READ_S = 0.4
@@ -114,7 +114,7 @@ class Parts:
 
     ledger: Ledger
     engine: Engine
-    publisher: Publisher
+    publisher: Publisher | Publishers
     intake: Intake
     hot: HotFile
 
@@ -133,23 +133,24 @@ class Heart:
         self._info = replace(self._info, state="draining")
         for partition in range(len(self._parts.ledger.partitions)):
             try:
-                self.beat(partition)
+                self(partition)
             except StorageError:
                 log.warning("nobody could be told that this worker drains", partition=partition)
 
-    def beat(self, partition: int) -> None:
-        """One beat there. Raises StorageError; what was counted is then told with a later one."""
+    def __call__(self, partition: int = 0) -> None:
+        """One beat in one partition. Raises StorageError; what was counted is then told with a later one."""
         with self._beating[partition]:
             if why := self._why_lost():
                 self._end(why)
             engine = self._parts.engine
             held = self._parts.intake.held()  # first: what comes in later is too young to be missed
             info = replace(self._info, free=max(0, engine.room().free), tokens_per_s=engine.tokens_per_s)
-            counters = dict(engine.counters) if partition == 0 else {}
+            counters = dict(engine.counters)
             new = {name: value - self._told.get(name, 0.0) for name, value in counters.items()}
-            told = {name: value for name, value in new.items() if value}
+            told = {name: value for name, value in new.items() if value and partition == 0}
             reply = self._parts.ledger.beat(info, told, held, partition=partition)
-            self._told = counters or self._told
+            if partition == 0:
+                self._told = counters
         self._obey(reply)
 
     def _obey(self, reply: BeatReply) -> None:
@@ -183,7 +184,7 @@ class Heart:
 
 def hearts(heart: Heart, ledger: Ledger, beat_s: float) -> list[Periodic]:
     """The threads that beat: one a partition, so that none waits for another."""
-    return [Periodic("heart", beat_s, partial(heart.beat, part.number)) for part in ledger.partitions]
+    return [Periodic("heart", beat_s, partial(heart, part.number)) for part in ledger.partitions]
 
 
 def reapers(ledger: Ledger, lease_s: float) -> list[Periodic]:

@@ -15,7 +15,7 @@ local function store(jid, key, job, ended, ntok, from, n)
   if fes ~= '' then
     local group = groups[fes]
     if not group then group = {}; groups[fes] = group end
-    group[#group + 1] = record(jid, seq + 1, ended == '' and 0 or 1, ARGV, from, last)
+    group[#group + 1] = record(jid, job[8], seq + 1, ended == '' and 0 or 1, ARGV, from, last)
   end
   if ended ~= '' then finish(jid, ended, at)
   elseif at >= tonumber(job[7]) then redis.call('SADD', p .. 'c:' .. wid, jid) end
@@ -26,7 +26,7 @@ while i <= #ARGV do
   local jid, epoch, after, ntok, n, ended = string.match(ARGV[i], '^(%x+) (%d+) (%d+) (%d+) (%d+) (%a*)$')
   after, n = tonumber(after), tonumber(n)
   local key = p .. 'j:' .. jid
-  local job = redis.call('HMGET', key, 'state', 'epoch', 'worker', 'seq', 'fe', 'ntok', 'end_at')
+  local job = redis.call('HMGET', key, 'state', 'epoch', 'worker', 'seq', 'fe', 'ntok', 'end_at', 'claimed')
   local seq = tonumber(job[4])
   if not seq then gone[#gone + 1] = jid
   elseif job[2] ~= epoch or job[3] ~= wid then fenced[#fenced + 1] = jid

@@ -19,9 +19,9 @@ local function fields(jid, ...)
   return out
 end
 
--- One message per watching front end: records of jid, number of the first item, ended, items.
-local function record(jid, first, ended, items, from, to)
-  return jid .. '\31' .. first .. '\31' .. ended .. '\31' .. table.concat(items, '\31', from, to)
+-- One message per watching front end: records of jid, claim, number of the first item, ended, items.
+local function record(jid, claimed, first, ended, items, from, to)
+  return jid .. '\31' .. (claimed or '') .. '\31' .. first .. '\31' .. ended .. '\31' .. table.concat(items, '\31', from, to)
 end
 
 local function tell(fes, message)
@@ -113,10 +113,10 @@ end
 
 -- The one way to end a job from outside its worker: last item, publish, and all the rest.
 local function end_job(jid, state, item, at)
-  local job = fields(jid, 'fe')
+  local job = fields(jid, 'fe', 'claimed')
   local seq = redis.call('RPUSH', p .. 't:' .. jid, item)
   redis.call('HSET', p .. 'j:' .. jid, 'seq', seq)
-  tell(job.fe, record(jid, seq, 1, {item}, 1, 1))
+  tell(job.fe, record(jid, job.claimed, seq, 1, {item}, 1, 1))
   finish(jid, state, at)
 end
 

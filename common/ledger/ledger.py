@@ -107,10 +107,7 @@ class Ledger:
     def watch(self, owner: str, job_id: str, front_end: str, after: int = 0, most: int = 512) -> Watched | None:
         """WATCH: register the front end and read entries after a number, atomically; None: not here, or not yours."""
         reply = self._of(job_id).run("watch", owner, job_id, front_end, after, most)
-        if reply is None:
-            return None
-        state, seq, epoch, worker, heard, items = reply
-        return wire.watched(after, state, (seq, epoch), worker, items, is_heard=bool(heard))
+        return None if reply is None else wire.watched(after, reply)
 
     def read(self, owner: str, job_id: str, after: int = 0, most: int = 512) -> Watched | None:
         """The same without registering."""
@@ -149,13 +146,14 @@ class Ledger:
     def claim(self, worker: str, model: str, classes: Sequence[Class], *, has_room: bool = True) -> Claim | None:
         """CLAIM: the fairest waiting job of the first class that has one, partitions in turn.
 
-        With room, every tenth claim takes the lowest class. One thread a worker. Raises StorageError when nothing was
-        found and a partition did not answer; the next call asks that one the same thing again.
+        With room, every tenth claim takes the lowest class. One thread a worker. A partition that did not answer its
+        last call is passed over until another call finds it again, unless no other is left. Raises StorageError when
+        nothing was found and one did not answer; it is asked the same thing again in its next turn.
         """
         failure = None
-        for _ in self.partitions:
-            part = self.partitions[self._turn % len(self.partitions)]
-            self._turn += 1
+        turns = [self.partitions[(self._turn + at) % len(self.partitions)] for at in range(len(self.partitions))]
+        for part in [part for part in turns if not part.is_away] or turns:
+            self._turn = part.number + 1
             try:
                 claim = self._claim(part, worker, model, classes, has_room=has_room)
             except StorageError as error:
@@ -174,19 +172,24 @@ class Ledger:
             by.setdefault(self._of(emission.job_id), []).append(emission)
         return wire.emit_reply([part.run("emit", *wire.step(worker, model, mine)) for part, mine in by.items()])
 
-    def beat(self, info: WorkerInfo, counters: Mapping[str, float], held: Collection[str] | None = None) -> BeatReply:
-        """BEAT: live, say what there is room for, add to the model's counters, hear who waits.
+    def beat(
+        self,
+        info: WorkerInfo,
+        counters: Mapping[str, float],
+        held: Collection[str] | None = None,
+        *,
+        partition: int = 0,
+    ) -> BeatReply:
+        """BEAT in one partition: live, say what there is room for, add to the model's counters, hear who waits.
 
-        With ``held``, jobs that Redis counts as this worker's for more than five seconds and that are not among them
-        go back. A claim whose reply was lost counts as a waiting job: it is to be asked for again.
+        Counters are told to the first one only. With ``held``, jobs that Redis counts as this worker's for more than
+        five seconds and that are not among them go back. A claim whose reply was lost counts as a waiting job: it is
+        to be asked for again.
         """
-        name = secrets.token_hex(8)
-        replies = self._all(
-            lambda part: part.run("beat", *wire.beat(info, name, counters if part is self._first else {}, held))
-        )
-        reply = wire.beat_reply(replies)
+        part = self.partitions[partition]
+        reply = wire.beat_reply(part.run("beat", *wire.beat(info, secrets.token_hex(8), counters, held)))
         with self._lock:
-            reply.waiting[CLASSES[0]] += sum(worker == info.worker for worker, _ in self._asked)
+            reply.waiting[CLASSES[0]] += (info.worker, partition) in self._asked
         return reply
 
     def release(self, worker: str, jobs: Sequence[tuple[str, int]]) -> None:
@@ -206,26 +209,25 @@ class Ledger:
         return wire.ids(self._all(lambda part: part.run("reap", worker, "", *hot)))
 
     # housekeeping --------------------------------------------------------------------------------------------------
-    def worker_beats(self) -> tuple[Beat, ...]:
-        """Every worker's last beat."""
-        return self._beats(keys.workers)
+    def worker_beats(self, partition: int = 0) -> tuple[Beat, ...]:
+        """Every worker's last beat there."""
+        return self._beats(partition, keys.workers)
 
-    def front_end_beats(self) -> tuple[Beat, ...]:
-        """Every front end's last beat."""
-        return self._beats(keys.front_ends)
+    def front_end_beats(self, partition: int = 0) -> tuple[Beat, ...]:
+        """Every front end's last beat there."""
+        return self._beats(partition, keys.front_ends)
 
     def clear_front_end(self, beat: Beat) -> None:
         """Forget a silent front end, if its beat is still that one."""
         self.partitions[beat.partition].run("unwatch", beat.who, "", beat.at)
 
-    def sweep(self, unwatched_s: float = _UNWATCHED_S, grace_s: float = _GRACE_S) -> None:
+    def sweep(self, unwatched_s: float = _UNWATCHED_S, grace_s: float = _GRACE_S, *, partition: int = 0) -> None:
         """End what is past its deadline or unwatched too long; drop idle scores.
 
         A worker is told of a deadline, and has ``grace_s`` to end the job itself.
         """
-        for part in self.partitions:
-            while part.run("sweep", unwatched_s, grace_s) >= _ROUND:
-                pass
+        while self.partitions[partition].run("sweep", unwatched_s, grace_s) >= _ROUND:
+            pass
 
     def lease(self, name: str, holder: str, ttl_s: float) -> bool:
         """Whether this holder does the periodic work now."""
@@ -303,12 +305,10 @@ class Ledger:
             if verdict != b"again":
                 return wire.claim(*rest) if rest else None
 
-    def _beats(self, key: Callable[[str], str]) -> tuple[Beat, ...]:
-        return tuple(
-            Beat(who.decode(), at, part.number)
-            for part in self.partitions
-            for who, at in part.ask(partial(_scores, part, key(part.tag)))
-        )
+    def _beats(self, partition: int, key: Callable[[str], str]) -> tuple[Beat, ...]:
+        part = self.partitions[partition]
+        rows = part.ask(partial(_scores, part, key(part.tag)))
+        return tuple(Beat(who.decode(), at, partition) for who, at in rows)
 
     def _card(self, model: str, name: str) -> bytes | None:
         part = self._first

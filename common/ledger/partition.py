@@ -44,6 +44,7 @@ class Partition:
     def __init__(self, url: str, number: int) -> None:
         self.number = number
         self.tag = keys.tag(number)
+        self.is_away = False  # it did not answer the last call
         self._line = {"protocol": 2, "socket_connect_timeout": _CONNECT_S, "socket_keepalive": True}
         self._url = url
         pool = redis.BlockingConnectionPool.from_url(
@@ -68,13 +69,16 @@ class Partition:
     def ask(self, call: Callable[[], T]) -> T:
         """Any call to this Redis. Raises StorageError."""
         try:
-            return call()
+            answer = call()
         except _AWAY as error:
+            self.is_away = True
             raise StorageError("The storage does not answer; try again later.", retry_after_s=2) from error
         except redis.ResponseError as error:
             if _NOT_READY.search(str(error)):
                 raise StorageError("The storage is full or not ready; try again later.", retry_after_s=5) from error
             raise
+        self.is_away = False
+        return answer
 
     def subscriber(self) -> Any:
         """A client of its own for pub/sub: silence is normal there, pings find out whether the line is cut."""

@@ -27,6 +27,8 @@ class Watched:
     worker: str
     is_heard: bool  # False: four front ends listen already, this one reads the log
     entries: tuple[Entry, ...]
+    claim: str = ""  # the newest claim's name; empty: there was none
+    claim_seq: int = 0  # items in the log when it was made: what comes behind them is its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,7 @@ class Ring:
     first: int
     ended: bool
     items: tuple[bytes, ...]
+    claim: str = ""  # the name of the claim that said them
 
 
 @dataclass(frozen=True, slots=True)

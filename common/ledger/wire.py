@@ -55,11 +55,12 @@ def state(raw: bytes) -> State:
     return cast("State", raw.decode())
 
 
-def watched(after: int, name: bytes, numbers: Sequence[bytes], worker: bytes, items: Ids, *, is_heard: bool) -> Watched:
+def watched(after: int, reply: tuple[bytes, bytes, bytes, bytes, int, bytes, bytes, Ids]) -> Watched:
     """WATCH's reply."""
-    seq, epoch = map(int, numbers)
+    name, seq, epoch, worker, heard, claim, claim_seq, items = reply
     entries = tuple(Entry(number, decode_event(item)) for number, item in enumerate(items, after + 1))
-    return Watched(state(name), seq, epoch, worker.decode(), is_heard, entries)
+    told = (state(name), int(seq), int(epoch), worker.decode(), bool(heard), entries)
+    return Watched(*told, claim.decode(), int(claim_seq))
 
 
 def claim(epoch: bytes, attempts: bytes, seq: bytes, body: bytes, items: Ids) -> Claim:
@@ -100,10 +101,10 @@ def beat(info: WorkerInfo, name: str, counters: Mapping[str, float], held: Itera
     return [info.worker, info.model, name, len(told) + len(rate), *told, *rate, len(counted), *counted, *jobs]
 
 
-def beat_reply(replies: Sequence[tuple[Ids, Ids, Counts]]) -> BeatReply:
-    """What all partitions said to a beat."""
-    cancelled, expired, waiting = zip(*replies, strict=True)
-    return BeatReply(ids(cancelled), ids(expired), counts(waiting))
+def beat_reply(reply: tuple[Ids, Ids, Counts]) -> BeatReply:
+    """What a partition said to a beat."""
+    cancelled, expired, waiting = reply
+    return BeatReply(ids([cancelled]), ids([expired]), counts([waiting]))
 
 
 def worker_info(row: Ids) -> WorkerInfo:
@@ -115,8 +116,8 @@ def worker_info(row: Ids) -> WorkerInfo:
 
 def ring(record: bytes) -> Ring:
     """One job's part of a message on a front end's channel."""
-    job_id, first, ended, *items = record.split(b"\x1f")
-    return Ring(job_id.decode(), int(first), ended == b"1", tuple(items))
+    job_id, claim, first, ended, *items = record.split(b"\x1f")
+    return Ring(job_id.decode(), int(first), ended == b"1", tuple(items), claim.decode())
 
 
 def ids(groups: Iterable[Ids]) -> tuple[str, ...]:

@@ -10,7 +10,9 @@ from common.jobs import CLASSES, Job, new_id
 from common.ledger.ledger import Ledger
 from tests.builders import a_job, free_port
 from tests.common.ledger_audit import LIMITS, Hand, audit, said, texts
+from tests.common.lossy import lossy
 
+ALL_TRIES = 3
 OWNERS = ("00" + "a" * 30, "01" + "a" * 30)
 
 
@@ -70,21 +72,21 @@ def test_a_step_reaches_the_jobs_of_both(two: Ledger) -> None:
 
 def test_a_worker_lives_and_dies_in_both(two: Ledger) -> None:
     hand = Hand(two)
-    two.beat(hand.info(), {"steps": 1})
+    for partition in range(2):
+        two.beat(hand.info(), {}, partition=partition)
     jobs = [job_of(two, owner) for owner in OWNERS]
     for _ in jobs:
         hand.claim()
 
-    beats = two.worker_beats()
+    beats = [two.worker_beats(partition) for partition in range(2)]
     given_back = two.reap("w1")
 
-    assert [(beat.who, beat.partition) for beat in beats] == [("w1", 0), ("w1", 1)]
+    assert [(beat.who, beat.partition) for (beat,) in beats] == [("w1", 0), ("w1", 1)]
     assert sorted(given_back) == sorted(job.id for job in jobs)
-    assert two.counters("m") == {"steps": 1.0}
-    assert two.worker_beats() == ()
+    assert [two.worker_beats(partition) for partition in range(2)] == [(), ()]
 
 
-def test_cancels_of_both_are_heard_in_one_beat(two: Ledger) -> None:
+def test_a_cancel_is_heard_with_the_beat_of_its_partition(two: Ledger) -> None:
     jobs = [job_of(two, owner) for owner in OWNERS]
     hand = Hand(two)
     for _ in jobs:
@@ -92,7 +94,8 @@ def test_cancels_of_both_are_heard_in_one_beat(two: Ledger) -> None:
     for job in jobs:
         two.cancel(job.owner, job.id)
 
-    assert sorted(two.beat(hand.info(), {}).cancelled) == sorted(job.id for job in jobs)
+    told = [two.beat(hand.info(), {}, partition=partition).cancelled for partition in range(2)]
+    assert told == [(job.id,) for job in jobs]
 
 
 def test_a_front_end_hears_both(two: Ledger) -> None:
@@ -110,16 +113,32 @@ def test_a_front_end_hears_both(two: Ledger) -> None:
 
 
 def test_a_dead_partition_does_not_stop_the_claims_of_the_others(redis_url: str) -> None:
-    half = Ledger((redis_url, f"redis://127.0.0.1:{free_port()}/0"))
-    with closing(half):
+    with closing(Ledger((redis_url, f"redis://127.0.0.1:{free_port()}/0"))) as half:
         for _ in range(2):
             half.submit(a_job(), LIMITS)
 
         claims = [half.claim("w1", "m", CLASSES) for _ in range(2)]
 
         assert all(claims)
+
+
+def test_a_partition_that_did_not_answer_is_passed_over_until_a_beat_finds_it_again(
+    two: Ledger, urls: tuple[str, str]
+) -> None:
+    job = job_of(two, OWNERS[1])
+    with lossy(urls[1]) as line, closing(Ledger((urls[0], line.url))) as far:
+        far.beat(Hand(far).info(), {}, partition=1)  # the scripts are known to Redis
+        line.losses = ALL_TRIES
         with pytest.raises(StorageError):
-            half.claim("w1", "m", CLASSES)
+            far.claim("w1", "m", CLASSES)
+
+        passed_over = far.claim("w1", "m", CLASSES)
+        far.beat(Hand(far).info(), {}, partition=1)
+        claim = far.claim("w1", "m", CLASSES)
+
+    assert passed_over is None
+    assert claim is not None
+    assert claim.job == job
 
 
 def test_hundreds_of_greenlets_share_the_connections(redis_url: str) -> None:

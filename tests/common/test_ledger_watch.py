@@ -69,9 +69,61 @@ def test_the_submitting_front_end_hears_everything(ledger: Ledger, hand: Hand, l
     hand.end(claim, after=2)
 
     first, last = bell.listen(2.0), bell.listen(2.0)
-    assert first == [Ring(job.id, 1, False, (item("a").encode(), item("b").encode()))]
+    watched = ledger.read(OWNER, job.id)
+    assert watched is not None
+    assert first == [Ring(job.id, 1, False, (item("a").encode(), item("b").encode()), watched.claim)]
     assert last is not None
     assert [(ring.first, ring.ended) for ring in last] == [(3, True)]
+
+
+def test_rings_and_log_say_which_claim_speaks_and_where_it_began(
+    ledger: Ledger, hand: Hand, raw: Any, listen: Listen
+) -> None:
+    bell = listen("f1")
+    job = a_job()
+    ledger.submit(job, LIMITS, "f1")
+    hand.say(hand.claim(), "a", "b")
+    first = ledger.read(OWNER, job.id)
+    ledger.reap("w1")
+    raw.hset(f"{{q00}}:j:{job.id}", "claimed", "1.000")  # the next may come within the same millisecond
+    heir = Hand(ledger, "w2")
+    heir.say(heir.claim(), "c", after=2)
+    second = ledger.read(OWNER, job.id)
+
+    rings = [*(bell.listen(2.0) or ()), *(bell.listen(2.0) or ())]
+
+    assert first is not None
+    assert second is not None
+    assert (first.claim_seq, second.claim_seq) == (0, 2)
+    assert [ring.claim for ring in rings] == [first.claim, second.claim]
+    assert first.claim != second.claim
+
+
+def test_a_job_that_waits_for_its_first_claim_names_none(ledger: Ledger) -> None:
+    job = a_job()
+    ledger.submit(job, LIMITS)
+
+    watched = ledger.read(OWNER, job.id)
+
+    assert watched is not None
+    assert (watched.claim, watched.claim_seq) == ("", 0)
+
+
+def test_an_end_from_outside_rings_under_the_claim_before_it(ledger: Ledger, hand: Hand, listen: Listen) -> None:
+    bell = listen("f1")
+    jobs = [a_job(), a_job()]
+    for job in jobs:
+        ledger.submit(job, LIMITS, "f1")
+    hand.say(hand.claim(), "a")
+    said = ledger.read(OWNER, jobs[0].id)
+    ledger.reap("w1")
+    for job in jobs:
+        ledger.cancel(OWNER, job.id)
+
+    rings = [ring for _ in range(3) for ring in bell.listen(2.0) or ()]
+
+    assert said is not None
+    assert [ring.claim for ring in rings] == [said.claim, said.claim, ""]
 
 
 def test_one_step_is_one_message_for_each_watching_front_end(ledger: Ledger, hand: Hand, listen: Listen) -> None:
@@ -168,8 +220,8 @@ def test_a_cut_line_is_an_error_not_a_silence(raw: Any, listen: Listen) -> None:
     with pytest.raises(redis.RedisError):
         listen_often(bell, 0.2)
     bell.subscribe()
-    raw.publish("fe:f1", "j\x1f1\x1f0\x1fa")
-    assert bell.listen(2.0) == [Ring("j", 1, False, (b"a",))]
+    raw.publish("fe:f1", "j\x1fc\x1f1\x1f0\x1fa")
+    assert bell.listen(2.0) == [Ring("j", 1, False, (b"a",), "c")]
 
 
 def test_a_line_whose_pings_stay_unanswered_is_an_error(raw: Any, listen: Listen) -> None:

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -173,6 +173,12 @@ class Own:
     def kill(self) -> None:
         os.kill(self._server.pid or 0, signal.SIGKILL)
 
+    def freeze(self) -> None:
+        os.kill(self._server.pid or 0, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        os.kill(self._server.pid or 0, signal.SIGCONT)
+
     def restart(self) -> None:
         self._server = self._embedded.restart()
 
@@ -204,9 +210,13 @@ class House:
 
     def close(self) -> None:
         for program in self._programs:
-            if program.poll() is None:
-                program.kill()  # the engines go with it
+            engines = psutil.Process(program.pid).children() if program.poll() is None else []
+            program.kill()
             program.wait(PATIENCE_S)
+            for engine in engines:  # they would go as well, but in their own time, and write until then
+                with suppress(psutil.NoSuchProcess):
+                    engine.kill()
+            psutil.wait_procs(engines, PATIENCE_S)
 
     def _start(self, toml: str, words: list[str], told: dict[str, str]) -> psutil.Process:
         folder = self._folder / str(len(self._programs))

@@ -199,7 +199,7 @@ def test_a_consumer_with_a_ticket_in_hand_is_not_deaf(ledger: Ledger, settings: 
         submitted(ledger)
         for _ in range(3):
             tickets.send("m")
-        until(lambda: waker._in_hand == 1 and worker.engine.room().free == 0)
+        until(lambda: waker._taken == 2 and waker._in_hand == 1)  # the first filled it, the second waits for room
         before = waker._controller
 
         for _ in range(3):

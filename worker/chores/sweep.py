@@ -8,6 +8,7 @@ import time
 
 from common import telemetry
 from common.broker import Tickets
+from common.errors import StorageError
 from common.ledger.ledger import Ledger
 from common.settings import Settings
 from worker.watch import Lapses, Periodic
@@ -28,19 +29,26 @@ class Sweep:
         self._models = tuple(model.name for model in settings.models)
         self._ledger, self._tickets = ledger, tickets
         self._holder = secrets.token_hex(8)
-        self._silent = Lapses(front_end_s)
+        self._silent = [Lapses(front_end_s) for _ in ledger.partitions]
         self._short: dict[str, float] = {}  # models with fewer tickets than waiting jobs -> since when
 
     def __call__(self) -> None:
         """One round, if the lease is ours."""
         if not self._ledger.lease("sweep", self._holder, _LEASE_S):
             return
-        self._ledger.sweep()
-        for beat in self._silent.judged(self._ledger.front_end_beats):
-            self._ledger.clear_front_end(beat)
-            log.warning("front end forgotten: its beat stopped", front_end=beat.who)
+        for part in self._ledger.partitions:
+            try:
+                self._tidy(part.number)
+            except StorageError:
+                log.warning("a partition does not answer", partition=part.number)
         for model in self._models:
             self._reconcile(model)
+
+    def _tidy(self, partition: int) -> None:
+        self._ledger.sweep(partition=partition)
+        for beat in self._silent[partition].judged(lambda: self._ledger.front_end_beats(partition)):
+            self._ledger.clear_front_end(beat)
+            log.warning("front end forgotten: its beat stopped", front_end=beat.who)
 
     def _reconcile(self, model: str) -> None:
         """Send the tickets that have been missing for a second; beats and workers may need none."""
