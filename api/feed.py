@@ -2,6 +2,9 @@
 
 Two positions: what stands in the buffer, and what was handed on (``seen``). Only the second one counts; rings are taken
 by their numbers, so old ones fall away and a gap sends us to the log.
+
+A number alone says too little after Redis lost items: another claim cuts the same text differently. So we keep whose
+items we handed on; a claim that began before ``seen`` and is not that one has said something else under these numbers.
 """
 
 import contextlib
@@ -48,7 +51,7 @@ class Feed:
         self._rings: queue.SimpleQueue[Ring | None] = queue.SimpleQueue()  # None: look at the flags and the clock
         self._put = self._taken = 0  # items, each counted by one side only
         self._is_stale = False  # the log knows more than the buffer
-        self._healing: tuple[int, str] | None = None  # whose items we wait for, after Redis lost some
+        self._claim = ""  # whose items were handed on last
         self._is_draining = False
 
     def open(self) -> None:
@@ -121,7 +124,7 @@ class Feed:
         entries: list[Entry] = []
         while ring is not None:
             self._taken += len(ring.items)
-            if ring.first > self.seen + 1:
+            if ring.first > self.seen + 1 or (self.seen and ring.claim != self._claim):
                 self._is_stale = True
                 break
             entries += self._fresh(ring)
@@ -135,6 +138,7 @@ class Feed:
         skip = self.seen + 1 - ring.first
         fresh = [Entry(ring.first + at, decode_event(ring.items[at])) for at in range(skip, len(ring.items))]
         self.seen += len(fresh)
+        self._claim = ring.claim
         return fresh
 
     def _look(self, timeout_s: float) -> Sequence[Entry]:
@@ -148,10 +152,11 @@ class Feed:
             return self._pause(timeout_s)
         if watched is None:
             raise StorageError("The storage lost this answer in mid-way; ask again.", retry_after_s=1)
-        if watched.seq < self.seen:
-            return self._heal(watched, timeout_s)
-        self._healing = None
+        is_ours = watched.claim == self._claim or watched.claim_seq >= self.seen
+        if watched.seq < self.seen or not is_ours:
+            return self._heal(watched, timeout_s, is_ours=is_ours)
         self.seen += len(watched.entries)
+        self._claim = watched.claim
         if watched.seq > self.seen:
             self._is_stale = True
         elif not (watched.is_heard or watched.entries):  # too many watchers: nobody rings for us
@@ -164,16 +169,14 @@ class Feed:
         self.place = self._submit(self.job)
         return ()
 
-    def _heal(self, watched: Watched, timeout_s: float) -> Sequence[Entry]:
-        """Redis lost items that were handed on: they come again from the same worker's memory, or never."""
+    def _heal(self, watched: Watched, timeout_s: float, *, is_ours: bool) -> Sequence[Entry]:
+        """Redis lost items that were handed on: they come again from the same claim's memory, or never."""
         if self._may_replay:
-            self.seen = watched.seq
+            self.seen = 0
             self._is_stale = True
             return ()
-        whose = (watched.epoch, watched.worker)
-        if watched.state != "running" or self._healing not in {None, whose}:
+        if watched.state != "running" or not is_ours:
             raise StorageError("The storage lost a part of this answer; ask again.", retry_after_s=1)
-        self._healing = whose
         return self._pause(timeout_s)
 
     def _pause(self, timeout_s: float) -> Sequence[Entry]:

@@ -231,6 +231,50 @@ def test_a_stream_ends_when_another_worker_takes_over_what_was_lost(
         feed.read(0.05)
 
 
+def test_a_stream_ends_when_lost_items_were_said_again_in_other_pieces(
+    ledger: Ledger, opened: Callable[[Job], Feed]
+) -> None:
+    feed, hand = opened(a_job(reply=STREAMED)), Hand(ledger)
+    hand.text(hand.claim(), "a", "b")
+    feed.read(5)
+
+    forget_claim(ledger, feed.job)
+    hand.text(hand.claim(), "abc", "d", "e")
+    feed.renew()
+
+    with pytest.raises(StorageError):
+        feed.read(1)
+
+
+def test_a_ring_of_a_claim_that_redis_forgot_is_not_taken_for_the_next_ones(
+    ledger: Ledger, opened: Callable[[Job], Feed]
+) -> None:
+    feed, hand = opened(a_job(reply=STREAMED)), Hand(ledger)
+    hand.text(hand.claim(), "a", "b")
+    settled(ledger, feed.job, 2)
+
+    forget_claim(ledger, feed.job)
+    hand.text(hand.claim(), "abc", "d", "e")
+    settled(ledger, feed.job, 3)
+
+    with pytest.raises(StorageError):
+        rest(feed)
+
+
+def test_an_answer_that_nobody_saw_begins_anew_when_lost_items_were_said_again_in_other_pieces(
+    ledger: Ledger, opened: Callable[[Job], Feed]
+) -> None:
+    feed, hand = opened(a_job()), Hand(ledger)
+    hand.text(hand.claim(), "a", "b")
+    feed.read(5)
+
+    forget_claim(ledger, feed.job)
+    hand.end(hand.claim(), "abc", "d", "e")
+    feed.renew()
+
+    assert numbers(rest(feed)) == [1, 2, 3, 4, 5]
+
+
 def test_a_drained_stream_says_so(opened: Callable[[Job], Feed]) -> None:
     feed = opened(a_job())
 
@@ -307,7 +351,6 @@ def test_a_stream_survives_a_redis_that_is_killed_and_comes_back(own_server: tup
     job = hand.claim()
     hand.text(job, "a")
     first = [*feed.read(5)]
-    ledger.partitions[0].redis.execute_command("DEBUG", "JMAP") if False else None
 
     kill(pid)
     away = [*feed.read(0.1)]
@@ -329,6 +372,14 @@ def lose(ledger: Ledger, job: Job, kept: int) -> None:
     client = ledger.partitions[0].redis
     client.ltrim(f"{{q00}}:t:{job.id}", 0, kept - 1)
     client.hset(f"{{q00}}:j:{job.id}", "seq", kept)
+
+
+def forget_claim(ledger: Ledger, job: Job) -> None:
+    """What an append-only file of before the claim would say."""
+    client = ledger.partitions[0].redis
+    watching = client.hget(f"{{q00}}:j:{job.id}", "fe").decode()
+    client.flushall()
+    ledger.submit(job, Limits(), watching)
 
 
 def tell(hand: Hand, job: Job, count: int, stop: threading.Event) -> None:
