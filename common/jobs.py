@@ -55,6 +55,12 @@ class Sampling:
     top_k: int = 0
     min_p: float = 0.0
     stop: tuple[str, ...] = ()
+    presence: float = 0.0  # penalty of tokens that were generated at all
+    frequency: float = 0.0  # penalty for each time they were
+    repetition: float = 1.0  # divides what speaks for the tokens of prompt and answer
+    bias: tuple[tuple[int, float], ...] = ()  # token ids, and what is added to their logits
+    min_tokens: int = 0  # before them nothing ends the answer but stop strings
+    stop_ids: tuple[int, ...] = ()  # tokens that end the answer and are not shown
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ process with a sentence.
     path = "ops/demo_model/weights"   # a folder or a hub id
     aliases = ["default"]
     slots = 32                    # sequences that run together
+    quantization = "nf4"          # or "int8"; saves memory, costs speed
 """
 
 import difflib
@@ -62,6 +63,7 @@ class Model(BaseModel):
     context: Annotated[int, Field(ge=16)] | None = None  # caps the model's own
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     device: str = "auto"
+    quantization: Literal["nf4", "int8"] | None = None  # by bitsandbytes, while loading
     trust_remote_code: bool = False
 
 

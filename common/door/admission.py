@@ -114,7 +114,7 @@ class Door:
         """The job that was asked for. Raises ApiError: why there is none."""
         card = self._models.card(ask.model)
         prompt = self._tokens(ask, card)
-        room = Room(card.context, self._ledger.partition(who.owner), headers)
+        room = Room(card.context, card.vocabulary, self._ledger.partition(who.owner), headers)
         return ask.job(who, card.base_model, prompt, room)
 
     def close(self) -> None:

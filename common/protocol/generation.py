@@ -7,14 +7,13 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
-from common.errors import ContextLengthError
+from common.errors import ContextLengthError, InvalidRequestError
 from common.identity import Principal
 from common.jobs import Class, Job, Kind, OnDisconnect, Reply, Sampling, new_id
 from common.protocol.base import Int, Label, Request
 
 MAX_TOKENS = 256  # the reference's default; shrinks to the room that the context leaves
 _HOUR_S, _DAY_S = 3600, 86_400
-_MOST_PAIRS = 16
 _GRACE_S, _RETRY_GRACE_S = 0.5, 15.0  # before the job of a client that has gone is cancelled
 _CLASS: dict[str, Class] = {
     "auto": "interactive",
@@ -33,17 +32,22 @@ def _place(value: Any) -> Any:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else value
 
 
-def _few(value: Any) -> Any:
+def _few(most: int) -> BeforeValidator:
     """Before each pair is looked at: there may be many, and each bad one costs."""
-    if isinstance(value, dict) and len(value) > _MOST_PAIRS:
-        raise ValueError(f"there should be at most {_MOST_PAIRS} pairs")
-    return value
+
+    def check(value: Any) -> Any:
+        if isinstance(value, dict) and len(value) > most:
+            raise ValueError(f"there should be at most {most} pairs")
+        return value
+
+    return BeforeValidator(check)
 
 
 Stop = Annotated[str, Field(min_length=1, max_length=256)]
 Stops = Annotated[tuple[Stop, ...], Field(max_length=16, strict=False, fail_fast=True), BeforeValidator(_one_or_many)]
+TokenIds = Annotated[tuple[Annotated[Int, Field(ge=0)], ...], Field(max_length=64, strict=False, fail_fast=True)]
+Bias = dict[Annotated[str, Field(pattern=r"^\d{1,9}$")], Annotated[float, Field(ge=-100, le=100)]]
 Pairs = dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]]
-Metadata = Annotated[Pairs, BeforeValidator(_few)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +84,20 @@ class Generation(Request):
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     top_k: Annotated[Int, Field(ge=0, lt=2**31)] = 0
     min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
+    do_sample: bool = False  # false: the temperature decides
     seed: Annotated[Int, Field(ge=-(2**63), lt=2**63)] = 0
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=10)] = 1.0
+    logit_bias: Annotated[Bias, _few(1024)] = Field(default_factory=dict)
     stop: Stops = ()
+    stop_token_ids: TokenIds = ()
+    min_tokens: Annotated[Int, Field(ge=0)] = 0
+    min_new_tokens: Annotated[Int, Field(ge=0)] = 0
     max_time: Annotated[float, Field(gt=0, le=_DAY_S)] | None = None
     service_tier: Literal["auto", "default", "flex", "priority"] = "default"
     on_disconnect: OnDisconnect | None = None
-    metadata: Metadata = Field(default_factory=dict)
+    metadata: Annotated[Pairs, _few(16)] = Field(default_factory=dict)
     user: Label | None = None
     safety_identifier: Label | None = None
     h2ogpt_key: Label | None = None  # the gate has read it
@@ -96,6 +108,13 @@ class Generation(Request):
         if most is not None and told.data.get("max_tokens") not in {None, most}:
             raise ValueError("it differs from max_tokens")
         return most
+
+    @field_validator("do_sample")
+    @classmethod
+    def _has_a_temperature(cls, is_forced: bool, told: ValidationInfo) -> bool:  # noqa: FBT001  pydantic's way
+        if is_forced and told.data.get("temperature") == 0:
+            raise ValueError("it needs a temperature above 0")
+        return is_forced
 
     @field_validator("stream_options")
     @classmethod
@@ -118,14 +137,7 @@ class Generation(Request):
             id=new_id(room.partition),
             model=model,
             prompts=(prompt,),
-            sampling=Sampling(
-                max_tokens=self._most(len(prompt), room.context),
-                temperature=self.temperature,
-                top_p=self.top_p,
-                top_k=self.top_k,
-                min_p=self.min_p,
-                stop=self.stop,
-            ),
+            sampling=self._sampling(self._most(len(prompt), room.context), room.vocabulary),
             reply=Reply(self.kind, self.stream, self._wants_usage(), self.metadata),
             owner=who.owner,
             share=who.share(self.label),
@@ -139,6 +151,32 @@ class Generation(Request):
             max_time_s=self.max_time,
             on_disconnect=self.on_disconnect or "cancel",
             grace_s=_RETRY_GRACE_S if not self.stream and (headers.sdk or headers.idempotency) else _GRACE_S,
+        )
+
+    def _sampling(self, most: int, vocabulary: int) -> Sampling:
+        bias = {int(token): value for token, value in self.logit_bias.items()}
+        for name, ids in (("logit_bias", bias), ("stop_token_ids", self.stop_token_ids)):
+            if strange := [token for token in ids if token >= vocabulary]:
+                raise InvalidRequestError(
+                    f"{name}: {strange[0]} is no token; the model has {vocabulary} of them.", param=name
+                )
+        least = max(self.min_tokens, self.min_new_tokens)
+        if least > most:
+            name = "min_tokens" if self.min_tokens == least else "min_new_tokens"
+            raise InvalidRequestError(f"{name}: {least} is more than the {most} tokens it may have.", param=name)
+        return Sampling(
+            max_tokens=most,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            min_p=self.min_p,
+            stop=self.stop,
+            presence=self.presence_penalty,
+            frequency=self.frequency_penalty,
+            repetition=self.repetition_penalty,
+            bias=tuple(bias.items()),
+            min_tokens=least,
+            stop_ids=self.stop_token_ids,
         )
 
     def _most(self, prompt: int, context: int) -> int:
@@ -175,5 +213,6 @@ class Room:
     """What a request finds when it comes in."""
 
     context: int  # tokens, prompt and answer together
+    vocabulary: int
     partition: int  # of the ledger
     headers: Headers

@@ -10,54 +10,24 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 from transformers.models.auto.tokenization_auto import AutoTokenizer
-from transformers.models.lfm2.configuration_lfm2 import Lfm2Config
 from transformers.models.llama.configuration_llama import LlamaConfig
-from transformers.tokenization_utils_tokenizers import PreTrainedTokenizerFast
+from transformers.models.mamba.configuration_mamba import MambaConfig
 
 from common.bundle import unpack
 from common.cards import ModelCard
 from common.jobs import Sampling
 from common.settings import Model
 from tests.builders import a_job
-from tests.worker import tiny
+from tests.worker import saved_models, tiny
 from tests.worker.claims import a_claim, answers, counting
 from worker.models.loader import Loaded, LoadError, load
 
-_TEXTS = ["the reed bends and the river runs", "Grüße, 世界"] * 2
-_TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 _CONTEXT = 64
 _WAIT_S = 10.0
 _SHAPE = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 _ENDS = {"bos_token_id": None, "eos_token_id": 0, "pad_token_id": 1}
-
-
-def _tokenizer() -> Any:
-    learned = Tokenizer(models.BPE())
-    learned.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    learned.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=300,
-        special_tokens=["<|end|>", "<|pad|>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    learned.train_from_iterator(_TEXTS, trainer)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=learned, eos_token="<|end|>", pad_token="<|pad|>")
-    tokenizer.chat_template = _TEMPLATE
-    return tokenizer
-
-
-def _save(folder: Path, config: Any) -> Path:
-    """A model with random weights, and its tokenizer."""
-    torch.manual_seed(0)
-    network = AutoModelForCausalLM.from_config(config)
-    network.generation_config.eos_token_id = [5, 1]
-    network.save_pretrained(folder)
-    _tokenizer().save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(autouse=True)
@@ -74,9 +44,13 @@ def _reading_is_over() -> Iterator[None]:
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model that loads."""
     config = LlamaConfig(
-        vocab_size=len(_tokenizer()), **_SHAPE, **_ENDS, max_position_embeddings=_CONTEXT, initializer_range=0.3
+        vocab_size=len(saved_models.tokenizer()),
+        **_SHAPE,
+        **_ENDS,
+        max_position_embeddings=_CONTEXT,
+        initializer_range=0.3,
     )
-    return _save(tmp_path_factory.mktemp("saved"), config)
+    return saved_models.save(tmp_path_factory.mktemp("saved"), config)
 
 
 @pytest.fixture
@@ -119,7 +93,7 @@ def test_the_card_says_what_the_model_is(saved: Path) -> None:
     assert loaded.card == ModelCard(
         base_model="m",
         context=_CONTEXT,
-        vocabulary=len(_tokenizer()),
+        vocabulary=len(saved_models.tokenizer()),
         end_ids=(5, 1, 0),
         special_ids=(0, 1),
         has_chat_template=True,
@@ -175,7 +149,7 @@ def test_the_door_can_use_the_tokenizer_files_alone(saved: Path, tmp_path: Path)
     unpack(_load(saved).tokenizer_files, tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
 
-    assert tokenizer(_TEXTS[1])["input_ids"] == _tokenizer()(_TEXTS[1])["input_ids"]
+    assert tokenizer(saved_models.TEXTS[1])["input_ids"] == saved_models.tokenizer()(saved_models.TEXTS[1])["input_ids"]
     assert tokenizer.apply_chat_template([{"role": "user", "content": "ho"}], tokenize=False) == "ho"
     assert tokenizer.eos_token == "<|end|>"
     assert json.loads((tmp_path / "generation_config.json").read_text())["eos_token_id"] == [5, 1]
@@ -272,10 +246,52 @@ def test_a_device_that_is_not_there_is_refused(saved: Path) -> None:
 
 
 def test_an_architecture_that_cannot_be_served_is_refused(tmp_path: Path) -> None:
-    shape = _SHAPE | {"num_key_value_heads": 2, "layer_types": ["conv", "full_attention"]}
-    _save(tmp_path, Lfm2Config(vocab_size=len(_tokenizer()), **shape, **_ENDS))
+    saved_models.save(
+        tmp_path, MambaConfig(vocab_size=len(saved_models.tokenizer()), hidden_size=32, num_hidden_layers=2, **_ENDS)
+    )
 
-    assert _complaint(tmp_path) == "MODEL cannot be served yet: it has layers of type conv."
+    assert _complaint(tmp_path).startswith("MODEL cannot be served yet: its forward does not take ")
+
+
+@pytest.fixture(scope="session")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose matrices can be quantised."""
+    return saved_models.save(tmp_path_factory.mktemp("wide"), saved_models.WIDE)
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "int8"])
+def test_a_model_can_be_quantised_while_it_loads_and_the_start_says_what_that_means(
+    wide: Path, quantization: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = _load(wide)
+    loaded = _load(wide, quantization=quantization, slots=2)
+
+    job = a_job(prompts=((40, 41, 42),), sampling=Sampling(20, 0.0))
+    notes = answers(loaded.model, a_claim(job), a_claim(a_job(prompts=((50,) * 9,), sampling=Sampling(9, 0.0))))
+
+    assert loaded.card.quantization == quantization
+    assert loaded.bytes < plain.bytes
+    assert loaded.parameters == plain.parameters
+    assert notes.tokens(job) == tiny.generated(saved_models.quantised(wide, quantization), (40, 41, 42), 20)
+    assert "saves memory and costs speed" in capsys.readouterr().out
+
+
+def test_a_checkpoint_that_is_quantised_loads_by_itself_and_is_not_quantised_twice(wide: Path, tmp_path: Path) -> None:
+    saved_models.quantised(wide, "nf4").save_pretrained(tmp_path)
+    saved_models.tokenizer().save_pretrained(tmp_path)
+
+    loaded = _load(tmp_path)
+
+    assert loaded.card.quantization == "nf4"
+    assert _complaint(tmp_path, quantization="int8") == "MODEL is quantised already (nf4); leave quantization out."
+
+
+@pytest.mark.parametrize("method", ["gptq", "awq", "torchao"])
+def test_a_quantisation_whose_package_is_missing_is_named(folder: Path, method: str) -> None:
+    told = {"quant_method": method, "bits": 4, "group_size": 32, "quant_type": "int4_weight_only"}
+    _change(folder / "config.json", quantization_config=told)
+
+    assert _complaint(folder).startswith("MODEL cannot be loaded: ")
 
 
 def test_a_model_that_counts_needs_no_files() -> None:

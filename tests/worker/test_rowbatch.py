@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import Lfm2Config, MambaConfig
+from transformers import LlamaConfig, MambaConfig
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
 from common.jobs import Delta, Done, Job, Sampling
@@ -208,6 +208,33 @@ def test_rows_that_were_tried_in_parts_keep_their_places(at: int) -> None:
     assert _is_what_generate_says(_LLAMA, notes, mates)
 
 
+class _BreakingInside(RowModel):
+    """Breaks in every decoding of one sequence, when its states have moved on."""
+
+    bad_key: int
+
+    def _decode(self, feeds: Sequence[Feed]) -> torch.Tensor:
+        logits = super()._decode(feeds)
+        if any(feed.draw.key == self.bad_key and feed.position > 8 for feed in feeds):
+            raise RuntimeError("out of luck")
+        return logits
+
+
+@pytest.mark.parametrize("name", ["lfm2, convolutions", "qwen3_next, linear attention"])
+def test_a_state_moves_once_however_often_a_step_is_done(name: str) -> None:
+    network = tiny.network(name)
+    jobs = [_job(length, 12, seed=length) for length in (4, 5, 6, 7, 8)]
+    model = _BreakingInside(network, tiny.letters, Bounds(tiny.CONTEXT, ()), 5)
+    model.bad_key = keys(jobs[2])[0]
+    engine, notes = an_engine(model, *jobs)
+
+    finish(engine)
+
+    mates = [job for job in jobs if job != jobs[2]]
+    assert is_failed(notes, jobs[2])
+    assert _is_what_generate_says(network, notes, mates)
+
+
 def _step(model: RowModel, *feeds: tuple[int, Sequence[int], int]) -> Mapping[int, int | None]:
     return model.step([Feed(slot, tokens, position, _GREEDY) for slot, tokens, position in feeds])
 
@@ -261,10 +288,10 @@ def test_a_model_that_works_passes_its_test_and_keeps_nothing_of_it(name: str) -
 def test_a_model_whose_layers_remember_otherwise_is_refused() -> None:
     shape = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2}
     heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "intermediate_size": 32}
-    configs = (MambaConfig(**shape), Lfm2Config(**shape, **heads, layer_types=["conv", "full_attention"]))
+    odd = LlamaConfig(**shape, **heads, layer_types=["chunked_attention", "full_attention"])
 
-    for config, kind in zip(configs, ("linear_attention", "conv"), strict=True):
-        with pytest.raises(UnsupportedModelError, match=f"layers of type {kind}"):
+    for config, reason in ((MambaConfig(**shape), "does not take"), (odd, "layers of type chunked_attention")):
+        with pytest.raises(UnsupportedModelError, match=reason):
             tiny.rows(AutoModelForCausalLM.from_config(config))
 
 

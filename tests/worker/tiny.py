@@ -7,9 +7,12 @@ from transformers import (
     AutoModelForCausalLM,
     Gemma3TextConfig,
     GPTNeoXConfig,
+    GptOssConfig,
+    Lfm2Config,
     LlamaConfig,
     MistralConfig,
     Qwen3Config,
+    Qwen3NextConfig,
 )
 
 from worker.engine.rowbatch import RowModel
@@ -18,7 +21,7 @@ from worker.engine.sequence import Bounds
 torch.set_num_threads(1)  # more would wait for each other, and for other processes
 VOCABULARY = 320
 CONTEXT = 320  # more than a new cache has room for
-_SHAPE = {
+SHAPE = {
     "vocab_size": VOCABULARY,
     "hidden_size": 64,
     "intermediate_size": 96,
@@ -30,15 +33,42 @@ _SHAPE = {
     "eos_token_id": None,
     "pad_token_id": 0,
 }
-_GROUPED = {"num_key_value_heads": 2, "head_dim": 16}
+GROUPED = {"num_key_value_heads": 2, "head_dim": 16}
 CONFIGS: dict[str, Any] = {
-    "llama": LlamaConfig(**_SHAPE, **_GROUPED),
-    "qwen3": Qwen3Config(**_SHAPE, **_GROUPED),
-    "gpt_neox": GPTNeoXConfig(**_SHAPE),
-    "mistral, all layers sliding": MistralConfig(**_SHAPE, **_GROUPED, sliding_window=8),
+    "llama": LlamaConfig(**SHAPE, **GROUPED),
+    "qwen3": Qwen3Config(**SHAPE, **GROUPED),
+    "gpt_neox": GPTNeoXConfig(**SHAPE),
+    "mistral, all layers sliding": MistralConfig(**SHAPE, **GROUPED, sliding_window=8),
+    "gpt_oss, sinks and experts": GptOssConfig(
+        **SHAPE | {"num_hidden_layers": 4},
+        **GROUPED,
+        sliding_window=8,
+        layer_types=["sliding_attention", "full_attention"] * 2,
+        num_local_experts=4,
+        num_experts_per_tok=2,
+        rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
+    ),
+    "lfm2, convolutions": Lfm2Config(
+        **SHAPE | {"num_hidden_layers": 4},
+        num_key_value_heads=2,
+        layer_types=["conv", "full_attention", "conv", "full_attention"],
+    ),
+    "qwen3_next, linear attention": Qwen3NextConfig(
+        **SHAPE | {"num_hidden_layers": 4},
+        **GROUPED,
+        layer_types=["linear_attention"] * 3 + ["full_attention"],
+        num_experts=4,
+        num_experts_per_tok=2,
+        moe_intermediate_size=32,
+        shared_expert_intermediate_size=32,
+        linear_num_key_heads=2,
+        linear_num_value_heads=4,
+        linear_key_head_dim=16,
+        linear_value_head_dim=16,
+    ),
     "gemma3, sliding and full": Gemma3TextConfig(
-        **_SHAPE | {"num_hidden_layers": 4},
-        **_GROUPED,
+        **SHAPE | {"num_hidden_layers": 4},
+        **GROUPED,
         sliding_window=8,
         layer_types=["sliding_attention", "sliding_attention", "full_attention", "sliding_attention"],
     ),
@@ -69,17 +99,18 @@ def rows(model: Any, slots: int = 8, end_ids: tuple[int, ...] = ()) -> RowModel:
     return RowModel(model, letters, Bounds(CONTEXT, end_ids), slots)
 
 
-def generated(model: Any, prompt: tuple[int, ...], count: int) -> list[int]:
-    """What ``generate`` says, up to the first step at which the two best logits are all but equal."""
+def generated(model: Any, prompt: tuple[int, ...], count: int, **more: Any) -> list[int]:
+    """What ``generate`` says, up to the first step at which the two best scores are all but equal."""
     told = model.generate(
         torch.tensor([prompt]),
         attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
         do_sample=False,
         max_new_tokens=count,
-        output_logits=True,
+        output_scores=True,
         return_dict_in_generate=True,
+        **more,
     )
-    best = [logits[0].topk(2).values for logits in told.logits]
+    best = [scores[0].topk(2).values for scores in told.scores]
     clear = next((at for at, two in enumerate(best) if two[0] - two[1] < 1e-4), len(best))
     ids: list[int] = told.sequences[0, len(prompt) :].tolist()
     return ids[:clear]

@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import Cache, DynamicLayer, LinearAttentionLayer
 
+from worker.engine.edits import Editor
 from worker.engine.engine import Feed
 from worker.engine.sampler import Sampler
 from worker.engine.sequence import Bounds, Draw
@@ -19,8 +20,9 @@ from worker.engine.text import Decode
 
 BUCKET = 32  # the cache is read in multiples of so many tokens
 _FIRST_LENGTH = 256  # tokens a new cache has room for
-_TOLERANCE, _COARSE = {torch.float32: 1e-3}, 0.1  # of the largest logit: what other kernels may change
+_FINE, _COARSE = 1e-3, 0.1  # of the largest logit: what other kernels may change, in full and in less precision
 LAYER_TYPES = ("full_attention", "sliding_attention")
+STATE_TYPES = ("conv", "linear_attention")  # a state of fixed size instead of keys and values
 
 
 class UnsupportedModelError(Exception):
@@ -80,6 +82,11 @@ class SlotLayer(DynamicLayer):  # type: ignore[misc]  # transformers is untyped 
             self.keys[[row, other]] = self.keys[[other, row]]
             self.values[[row, other]] = self.values[[other, row]]
 
+    def forget(self) -> None:
+        """A place that is written twice holds the same."""
+
+    keep = forget
+
     def wipe(self, row: int) -> None:
         """Nothing that is not finite may stay: hidden positions are multiplied by zero, not left out."""
         if self.keys is not None:
@@ -99,6 +106,102 @@ class SlotLayer(DynamicLayer):  # type: ignore[misc]  # transformers is untyped 
         self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True
 
 
+class StateLayer(LinearAttentionLayer):  # type: ignore[misc]  # transformers is untyped here
+    """What a convolution or a linear attention remembers of each row, [rows, ...].
+
+    A decode works on copies, which are kept when the whole step went well: a state that was moved on cannot be moved
+    back, and a step may be done again.
+    """
+
+    def __init__(self, place: _Place) -> None:
+        super().__init__()
+        self._place = place
+        self._kept: dict[str, Tensor] = {}  # "conv" and "recurrent", of all rows
+        self._new: dict[str, Tensor] = {}  # of the decode under way
+
+    @property
+    def has_previous_state(self) -> dict[int, bool]:
+        """A prompt begins without one."""
+        return {0: self._place.row is None}
+
+    @has_previous_state.setter
+    def has_previous_state(self, _: dict[int, bool]) -> None:
+        """Asked of the place, never told."""
+
+    @property
+    def conv_states(self) -> dict[int, Tensor | None]:
+        """The decoded rows', to be changed in place."""
+        return {0: self._of("conv")}
+
+    @conv_states.setter
+    def conv_states(self, _: dict[int, Tensor | None]) -> None:
+        """Kept here."""
+
+    @property
+    def recurrent_states(self) -> dict[int, Tensor | None]:
+        """The decoded rows'."""
+        return {0: self._of("recurrent")}
+
+    @recurrent_states.setter
+    def recurrent_states(self, _: dict[int, Tensor | None]) -> None:
+        """Kept here."""
+
+    def update_conv_state(self, conv_states: Tensor, *_: Any, conv_kernel_size: int | None = None, **__: Any) -> Tensor:
+        """A prompt's last columns, [1, channels, length]; what the convolution shall see."""
+        size = conv_states.shape[-1] if conv_kernel_size is None else conv_kernel_size
+        padded = torch.nn.functional.pad(conv_states, (max(0, size - conv_states.shape[-1]), 0))
+        self._write("conv", padded[..., padded.shape[-1] - size :])
+        return padded
+
+    def update_recurrent_state(self, recurrent_states: Tensor, *_: Any, **__: Any) -> Tensor:
+        """A prompt's, or the decoded rows' new ones."""
+        self._write("recurrent", recurrent_states)
+        return recurrent_states
+
+    def forget(self) -> None:
+        """A decode begins; the last one may have broken."""
+        self._new.clear()
+
+    def keep(self) -> None:
+        """The step went well."""
+        for name, states in self._new.items():
+            self._kept[name][: len(states)] = states
+        self._new.clear()
+
+    def move(self, row: int, to: int) -> None:
+        """One row takes another's place."""
+        for states in self._kept.values():
+            states[to] = states[row]
+
+    def swap(self, row: int, other: int) -> None:
+        """Two rows change places."""
+        for states in self._kept.values():
+            states[[row, other]] = states[[other, row]]
+
+    def wipe(self, row: int) -> None:
+        """A prompt begins anew anyway."""
+
+    def _of(self, name: str) -> Tensor | None:
+        if name not in self._kept:
+            return None
+        if self._place.row is None and name not in self._new:
+            self._new[name] = self._kept[name][: len(self._place.rows)].clone()
+        return self._new.get(name)
+
+    def _write(self, name: str, states: Tensor) -> None:
+        row = self._place.row
+        if row is None:
+            self._new[name] = states
+            return
+        had = self._kept.get(name)
+        if had is None or row >= len(had):
+            grown = states.new_zeros(max(row + 1, 2 * (0 if had is None else len(had))), *states.shape[1:])
+            if had is not None:
+                grown[: len(had)] = had
+            self._kept[name] = grown
+        self._kept[name][row] = states[0]
+
+
 def _grown(old: Tensor | None, like: Tensor, rows: int, length: int) -> Tensor:
     new = like.new_zeros(rows, like.shape[1], length, like.shape[3])
     if old is not None:
@@ -116,11 +219,18 @@ class RowModel:
         self._device: torch.device = model.device
         config = model.config.get_text_config(decoder=True)
         self._windows = _windows(config)
+        kinds = getattr(config, "layer_types", None) or [None] * config.num_hidden_layers
+        self._states = {kind for kind in kinds if kind in STATE_TYPES}
         self._is_additive = config._attn_implementation == "eager"  # noqa: SLF001  the only place that says it
         self._last_only = _keeps_last(model)
         self._place = _Place()
         longest = _bucket(bounds.context)
-        self._cache = Cache(layers=[SlotLayer(self._place, longest) for _ in range(config.num_hidden_layers)])
+        self._cache = Cache(
+            layers=[
+                StateLayer(self._place) if kind in STATE_TYPES else SlotLayer(self._place, longest) for kind in kinds
+            ]
+        )
+        self._editor = Editor(self._device)
         self._sampler = Sampler(self._device)
         self._row_of: dict[int, int] = {}  # slot -> row; rows are dense
         self._poisoned: set[int] = set()  # slots whose logits were not finite
@@ -135,14 +245,19 @@ class RowModel:
             logits.append(self._decode(running))
         order = entering + running
         ends = torch.tensor([feed.position + len(feed.tokens) for feed in order], device=self._device)
-        ids = self._sampler(torch.cat(logits), [feed.draw for feed in order], ends)
+        joined = torch.cat(logits).float()
+        self._editor(joined, order)
+        ids = self._sampler(joined, [feed.draw for feed in order], ends)
         tokens = {feed.slot: token for feed, token in zip(order, ids, strict=True)}
         self._poisoned.update(slot for slot, token in tokens.items() if token is None)
+        if self._states and running:
+            self._each("keep")
         return tokens
 
     @torch.inference_mode()
     def free(self, slot: int) -> None:
         """The last row takes the free one's place."""
+        self._editor.free(slot)
         row = self._row_of.pop(slot, None)
         if row is None:
             return
@@ -171,7 +286,8 @@ class RowModel:
         finally:
             for feed in feeds:
                 self.free(feed.slot)
-        allowed = _TOLERANCE.get(self._model.dtype, _COARSE) * plain.abs().max()
+        is_full = self._model.dtype == torch.float32 and not getattr(self._model, "is_quantized", False)
+        allowed = (_FINE if is_full else _COARSE) * plain.abs().max()
         if not bool((ours - plain).abs().max() <= allowed):
             raise UnsupportedModelError("decoding rows together does not give what its plain forward gives")
 
@@ -188,6 +304,8 @@ class RowModel:
         """One token of each row; the logits after them, [B, V]."""
         place = self._place
         place.row = None
+        if self._states:
+            self._each("forget")
         place.length = _bucket(1 + max(feed.position for feed in feeds))
         place.rows = torch.arange(len(feeds), device=self._device)
         # [2, B]: one transfer for both
@@ -212,6 +330,8 @@ class RowModel:
         distance = positions[:, None] - torch.arange(length, device=self._device)  # [B, L], 0 is the new token itself
         seen = distance >= 0
         masks = {kind: self._shaped(seen & (distance < window) if window else seen) for kind, window in self._windows}
+        if self._states:
+            return masks | dict.fromkeys(self._states)  # a state needs no mask
         return masks if len(masks) > 1 else next(iter(masks.values()))
 
     def _shaped(self, seen: Tensor) -> Tensor:
@@ -250,10 +370,11 @@ def _windows(config: Any) -> tuple[tuple[str, int | None], ...]:
         if getattr(config, "attention_chunk_size", None):
             raise UnsupportedModelError("its attention is chunked")
         return (("sliding_attention", window),) if window else (("full_attention", None),)
-    strange = sorted(set(kinds) - set(LAYER_TYPES))
+    strange = sorted(set(kinds) - {*LAYER_TYPES, *STATE_TYPES})
     if strange:
         raise UnsupportedModelError(f"it has layers of type {', '.join(strange)}")
-    return tuple((kind, window if kind == "sliding_attention" else None) for kind in dict.fromkeys(kinds))
+    attention = dict.fromkeys(kind for kind in kinds if kind in LAYER_TYPES)
+    return tuple((kind, window if kind == "sliding_attention" else None) for kind in attention)
 
 
 def _keeps_last(model: Any) -> dict[str, int]:

@@ -1,12 +1,25 @@
 """One choice of a job while the engine has it, and the job around it."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
-from common.jobs import Class, Delta, Finish
+from common.jobs import Class, Delta, Finish, Sampling
 from common.ledger.replies import Claim
 from worker.engine import rng
 from worker.engine.text import Decode, Text
+
+
+@dataclass(frozen=True, slots=True)
+class Edits:
+    """What a sequence changes in its logits before anything is drawn."""
+
+    prompt: int  # so many of its tokens were not generated
+    presence: float = 0.0
+    frequency: float = 0.0
+    repetition: float = 1.0
+    bias: tuple[tuple[int, float], ...] = ()
+    min_tokens: int = 0
+    ends: tuple[int, ...] = ()  # what may not come before them
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +31,7 @@ class Draw:
     top_p: float = 1.0
     top_k: int = 0
     min_p: float = 0.0
+    edits: Edits | None = None  # None: nothing is changed
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +52,19 @@ class Sequence:
         self.job_id, self.choice = job.id, choice
         self.prompt = job.prompts[choice // job.n]
         self.tokens = [token for delta in said for token in delta.tokens]
+        self._ends = frozenset((*bounds.end_ids, *sampling.stop_ids))
         self.draw = Draw(
-            rng.stream(job.seed, choice), sampling.temperature, sampling.top_p, sampling.top_k, sampling.min_p
+            rng.stream(job.seed, choice),
+            sampling.temperature,
+            sampling.top_p,
+            sampling.top_k,
+            sampling.min_p,
+            _edits(sampling, len(self.prompt), self._ends),
         )
         self.slot: int | None = None
         self.read = 0  # tokens the model has read in this slot
         self.is_finished = any(delta.finish for delta in said)
         self._said = sum(len(delta.text) for delta in said)
-        self._bounds = bounds
         self._most = min(sampling.max_tokens, bounds.context - len(self.prompt))
         self._stop = sampling.stop
         self._max_time_s = job.max_time_s
@@ -94,7 +113,7 @@ class Sequence:
 
     def _added(self, text: Text, token: int, now: float) -> tuple[Delta, ...]:
         self.tokens.append(token)
-        if token in self._bounds.end_ids:
+        if token in self._ends:
             return self._ended("stop", text.close(), (token,))
         new, is_stopped = text.push(token)
         if is_stopped:
@@ -150,6 +169,11 @@ class Work:
     def running(self) -> Iterator[Sequence]:
         """What has one."""
         return (sequence for sequence in self.sequences if sequence.slot is not None)
+
+
+def _edits(sampling: Sampling, prompt: int, ends: Iterable[int]) -> Edits | None:
+    told = (sampling.presence, sampling.frequency, sampling.repetition, sampling.bias, sampling.min_tokens)
+    return None if told == (0, 0, 1, (), 0) else Edits(prompt, *told, tuple(ends))
 
 
 def work(claim: Claim, order: int, bounds: Bounds) -> Work:

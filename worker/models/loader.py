@@ -4,6 +4,7 @@ torch and transformers are imported when a model needs them: the counting model 
 """
 
 import hashlib
+import logging
 import os
 import tempfile
 import textwrap
@@ -45,6 +46,7 @@ class Loaded:
     card: ModelCard
     tokenizer_files: bytes
     parameters: int
+    bytes: int  # of the weights
 
 
 def load(model: settings.Model, threads: int = 0) -> Loaded:
@@ -54,6 +56,14 @@ def load(model: settings.Model, threads: int = 0) -> Loaded:
         loaded = _counting(model)
     else:
         loaded = _pretrained(model, threads or max(1, len(os.sched_getaffinity(0)) - 1))
+    if loaded.card.quantization:
+        log.warning(
+            "the weights are quantised: that saves memory and costs speed where many sequences run together",
+            model=model.name,
+            quantization=loaded.card.quantization,
+            megabytes=round(loaded.bytes / 1e6, 1),
+            megabytes_in_bfloat16=round(2 * loaded.parameters / 1e6, 1),
+        )
     log.info(
         "model loaded",
         model=model.name,
@@ -83,7 +93,7 @@ def _counting(model: settings.Model) -> Loaded:
         created=int(time.time()),
         tokenizer_digest=hashlib.sha256(files).hexdigest(),
     )
-    return Loaded(counting, card, files, 0)
+    return Loaded(counting, card, files, parameters=0, bytes=0)
 
 
 def _pretrained(model: settings.Model, threads: int) -> Loaded:
@@ -110,7 +120,8 @@ def _pretrained(model: settings.Model, threads: int) -> Loaded:
     except UnsupportedModelError as error:
         raise LoadError(f"{model.path} cannot be served yet: {error}.") from error
     files = _tokenizer_files(tokenizer, network)
-    return Loaded(rows, _card(model, network, tokenizer, files), files, network.num_parameters())
+    card = _card(model, network, tokenizer, files)
+    return Loaded(rows, card, files, network.num_parameters(), network.get_memory_footprint())
 
 
 def _network(model: settings.Model) -> Any:
@@ -125,13 +136,45 @@ def _network(model: settings.Model) -> Any:
     network, told = AutoModelForCausalLM.from_pretrained(
         model.path,
         dtype=dtype if dtype == "auto" else getattr(torch, dtype),
+        device_map={"": device},
         use_safetensors=True,
         trust_remote_code=model.trust_remote_code,
         output_loading_info=True,
+        **_quantised(model),
     )
     if missing := sorted(told["missing_keys"]):  # transformers would fill them with random numbers
         raise LoadError(f"{model.path} lacks weights of its model: {missing[0]} and {len(missing) - 1} more.")
-    return network.to(device).eval().requires_grad_(requires_grad=False)
+    return network.eval().requires_grad_(requires_grad=False)
+
+
+def _quantised(model: settings.Model) -> dict[str, Any]:
+    """What transformers must be told to quantise while it loads."""
+    if model.quantization is None:
+        return {}
+    import torch
+    from transformers import AutoConfig, BitsAndBytesConfig
+
+    own = AutoConfig.from_pretrained(model.path, trust_remote_code=model.trust_remote_code)
+    if getattr(own, "quantization_config", None):
+        raise LoadError(f"{model.path} is quantised already ({_quantization(own)}); leave quantization out.")
+    if model.quantization == "int8":
+        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of each product of each layer
+        return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
+    computing = "float32" if _device(model.device).type == "cpu" else "bfloat16"
+    dtype = getattr(torch, computing if model.dtype == "auto" else model.dtype)
+    told = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype}
+    return {"quantization_config": BitsAndBytesConfig(**told)}
+
+
+def _quantization(config: Any) -> str | None:
+    """How the weights are kept, in a word."""
+    told = getattr(config, "quantization_config", None)
+    if told is None:
+        return None
+    told = told if isinstance(told, dict) else told.to_dict()
+    if told.get("load_in_4bit"):
+        return str(told.get("bnb_4bit_quant_type"))
+    return "int8" if told.get("load_in_8bit") else str(told.get("quant_method"))
 
 
 def _device(name: str) -> Any:
@@ -170,7 +213,6 @@ def _end_ids(network: Any, tokenizer: Any) -> tuple[int, ...]:
 def _card(model: settings.Model, network: Any, tokenizer: Any, files: bytes) -> ModelCard:
     config = network.config
     has_template = tokenizer.chat_template is not None
-    quantization = getattr(config, "quantization_config", None)
     special = (at for at, token in tokenizer.added_tokens_decoder.items() if token.special)
     return ModelCard(
         base_model=model.name,
@@ -182,7 +224,7 @@ def _card(model: settings.Model, network: Any, tokenizer: Any, files: bytes) -> 
         capabilities=("completion", "chat") if has_template else ("completion",),
         path="row",
         dtype=str(network.dtype).removeprefix("torch."),
-        quantization=str(getattr(quantization, "quant_method", quantization)) if quantization else None,
+        quantization=_quantization(config),
         created=int(time.time()),
         tokenizer_digest=hashlib.sha256(files).hexdigest(),
     )
