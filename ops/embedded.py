@@ -132,7 +132,7 @@ class Embedded:
         return self.url_file.read_text().strip() if self.url_file.exists() else self._new_url()
 
     def _new_url(self) -> str:
-        url = f"redis://:{secrets.token_urlsafe(24)}@127.0.0.1:{_free_port()}/0"
+        url = f"redis://:{secrets.token_urlsafe(24)}@127.0.0.1:{free_port()}/0"
         beside = self.url_file.with_suffix(".new")
         beside.touch(mode=0o600)
         beside.write_text(url)
@@ -230,7 +230,8 @@ def _shown(url: str) -> str:
     return f"{scheme}://{rest.rsplit('@', 1)[-1]}"
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

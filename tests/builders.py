@@ -1,18 +1,10 @@
 """Things with defaults: a test names only what matters to it."""
 
-import socket
 from typing import Any
 
 from common.jobs import Job, Reply, Sampling, new_id
 
 OWNER = "0" * 32
-
-
-def free_port() -> int:
-    """A port nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def a_job(**changes: Any) -> Job:

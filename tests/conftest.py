@@ -10,8 +10,7 @@ import redis
 
 from common.ledger.ledger import Ledger
 from common.settings import Settings
-from ops.embedded import Embedded
-from tests.builders import free_port
+from ops.embedded import Embedded, free_port
 
 _LIBRARIES = ("tqdm",)  # threads that a library keeps for the life of the process
 

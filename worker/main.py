@@ -19,7 +19,7 @@ from common import telemetry
 from common.broker import Tickets
 from common.errors import StorageError
 from common.ledger.ledger import Ledger
-from common.processes import UNUSABLE, die_with_parent
+from common.processes import UNUSABLE
 from common.settings import Settings, SettingsError, child_environment, load
 from worker.chores import sweep
 from worker.hot import HotFile
@@ -146,7 +146,6 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="penstock worker", description=__doc__)
     parser.add_argument("--model")
     parser.add_argument("--chores", action="store_true")
-    parser.add_argument("--parent", type=int)
     told = parser.parse_args()
     try:
         settings = load()
@@ -154,8 +153,6 @@ def main() -> int:
         sys.stderr.write(f"penstock: {error}\n")
         return UNUSABLE
     telemetry.configure(settings)
-    if told.parent:
-        die_with_parent(told.parent)
     model = settings.model(told.model) if told.model else settings.models[0]
     if model is None:
         known = ", ".join(model.name for model in settings.models)

@@ -4,7 +4,6 @@ Benchmarks measure through it, tests break it.
 """
 
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -15,15 +14,9 @@ from openai import AsyncOpenAI, OpenAI
 
 from common.ledger.ledger import Ledger
 from common.settings import REPOSITORY, bare_environment
+from ops.embedded import free_port
 
 _READY = "penstock ready: "
-
-
-def free_port() -> int:
-    """A port nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Stack:

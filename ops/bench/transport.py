@@ -24,7 +24,7 @@ from common.jobs import CLASSES, Delta, Done, Job, Reply, Sampling, Usage, new_i
 from common.ledger.ledger import Ledger
 from common.ledger.replies import Claim, Emission
 from common.settings import REPOSITORY, Settings, bare_environment, load
-from ops.embedded import Embedded
+from ops.embedded import Embedded, free_port
 
 _STREAMS, _STEPS, _STEP_S = 64, 300, 0.03
 _WARM_STEPS = 30
@@ -141,7 +141,7 @@ def measure() -> dict[str, float]:
 
 
 def _run(url: str, redis_pid: int, folder: Path) -> dict[str, float]:
-    port = _free_port()
+    port = free_port()
     told = {"REDIS_URL": url, "DATA_DIR": str(folder), "PORT": str(port), "LOG_LEVEL": "warning"}
     environment = bare_environment() | {f"PENSTOCK_{name}": value for name, value in told.items()}
     front = _module("serve", environment=environment)
@@ -182,12 +182,6 @@ def _figures(clients: Clients, spent: dict[str, float], worker_us: float, memory
 def _module(*words: str, environment: dict[str, str], stdout: int | None = None) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "ops.bench.transport", *words]
     return subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=stdout)  # noqa: S603  our own module
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _wait_listening(port: int) -> None:

@@ -4,7 +4,6 @@ The embedded server (unless the settings name a Redis), the workers, the chores,
 the opposite order: first the front end, so that open answers finish while the workers still work; the server last.
 """
 
-import socket
 from collections.abc import Iterator
 
 from common.processes import UNUSABLE
@@ -13,7 +12,7 @@ from ops.cli import preflight
 from ops.cli.probe import Probe
 from ops.cli.programs import EmbeddedServer, Module, Program
 from ops.cli.supervisor import Supervisor, say
-from ops.embedded import Embedded
+from ops.embedded import Embedded, free_port
 
 _FRONT, _BACK = 1, 2  # the order of the end
 _SLACK_S = 10.0  # between a front end's last word and its end
@@ -87,8 +86,4 @@ def _workers(settings: Settings) -> Iterator[Module]:
 
 def _with_ports(settings: Settings) -> Settings:
     """Port 0 means any."""
-    if settings.port:
-        return settings
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return settings.model_copy(update={"port": probe.getsockname()[1]})
+    return settings if settings.port else settings.model_copy(update={"port": free_port()})

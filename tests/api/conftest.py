@@ -11,7 +11,7 @@ import pytest
 from openai import AsyncOpenAI, OpenAI
 
 from common.settings import bare_environment
-from tests.builders import free_port
+from ops.embedded import free_port
 
 TOML = (
     '[[models]]\nname = "m"\npath = "nowhere"\n[[models]]\nname = "org/other"\npath = "nowhere"\naliases = ["alias"]\n'

@@ -11,7 +11,7 @@ import redis
 from common import broker
 from common.broker import Tickets
 from common.settings import Model, Settings
-from tests.builders import free_port
+from ops.embedded import free_port
 
 SLOTS = 4
 WINDOW = 2 * SLOTS + 64

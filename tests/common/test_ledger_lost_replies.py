@@ -6,7 +6,8 @@ import pytest
 from common.errors import StorageError
 from common.jobs import CLASSES
 from common.ledger.ledger import Ledger
-from tests.builders import OWNER, a_job, free_port
+from ops.embedded import free_port
+from tests.builders import OWNER, a_job
 from tests.common.ledger_audit import LIMITS, Hand, texts
 from tests.common.lossy import Line, lossy
 

@@ -8,7 +8,8 @@ import pytest
 from common.errors import StorageError
 from common.jobs import CLASSES, Job, new_id
 from common.ledger.ledger import Ledger
-from tests.builders import a_job, free_port
+from ops.embedded import free_port
+from tests.builders import a_job
 from tests.common.ledger_audit import LIMITS, Hand, audit, said, texts
 from tests.common.lossy import lossy
 

@@ -11,8 +11,7 @@ import pytest
 import redis
 
 from common.settings import Settings
-from ops.embedded import Embedded, EmbeddedError, Server, binary, external
-from tests.builders import free_port
+from ops.embedded import Embedded, EmbeddedError, Server, binary, external, free_port
 
 
 @pytest.fixture

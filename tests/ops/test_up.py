@@ -20,8 +20,7 @@ from ops.bench.stack import Stack
 from ops.cli.preflight import Refusal
 from ops.cli.probe import a_key
 from ops.cli.up import run
-from ops.embedded import Embedded
-from tests.builders import free_port
+from ops.embedded import Embedded, free_port
 
 COUNTING = '[[models]]\nname = "counting"\npath = "counting:?step_ms=1&answer=5"\n'
 

@@ -10,7 +10,7 @@ import pytest
 from common.errors import StorageError
 from common.jobs import Job, new_id
 from common.ledger.ledger import Ledger
-from tests.builders import free_port
+from ops.embedded import free_port
 from tests.worker.house import House, Own, engine_of, is_whole, replica, state, submitted, text, until
 from worker.watch import Reaper
 
