@@ -11,6 +11,7 @@ from api.feed import Feed
 from api.state import state
 from api.stream import Sse, gather
 from common import protocol
+from common.errors import InvalidRequestError
 from common.protocol.chat import ChatRequest
 from common.protocol.completions import CompletionRequest
 from common.protocol.generation import Headers
@@ -80,9 +81,14 @@ def _header_safe(name: str) -> str:
 def _headers() -> Headers:
     """What the door wants to know of HTTP."""
     told = request.headers
+    deadline_ms = _positive(told.get("x-deadline-ms", type=float))
+    if deadline_ms is None and "x-deadline-ms" in told:
+        raise InvalidRequestError(
+            "x-deadline-ms: it should be a number of milliseconds above 0.", param="x-deadline-ms"
+        )
     return Headers(
         read_timeout_s=_positive(told.get("x-stainless-read-timeout", type=float)),
-        deadline_ms=_positive(told.get("x-deadline-ms", type=float)),
+        deadline_ms=deadline_ms,
         sdk=any(name.lower().startswith("x-stainless-") for name in dict(told)),
         idempotency="Idempotency-Key" in told,
     )

@@ -134,6 +134,13 @@ def test_a_body_that_arrives_too_slowly_is_408_and_the_connection_ends(serve: Se
     assert time.monotonic() - began < 5
 
 
+@pytest.mark.parametrize("told", ["0", "-5", "abc", "nan", "inf", "1e999", ""])
+def test_a_deadline_that_is_none_is_refused_by_its_headers_name(front: FrontEnd, told: str) -> None:
+    response = ask(front, "/v1/chat/completions", "POST", json=CHAT, headers={"x-deadline-ms": told})
+
+    assert (response.status_code, error(response)["param"]) == (400, "x-deadline-ms")
+
+
 def test_our_own_failure_is_a_fixed_sentence_with_the_request_id(front: FrontEnd) -> None:
     response = ask(front, "/v1/chat/completions", "POST", json=CHAT | {"user": "explode"})
 
