@@ -22,6 +22,7 @@ p fes                    zset   front end -> last beat
 p fw:<fid>               set    the jobs it watches
 p un                     zset   'cancel' jobs without a watcher -> since when
 p dl                     zset   open jobs -> when to look at their deadline
+p ended:<parent>         list   jobs of a parent that have ended; whoever keeps the parent takes them
 p m:<model>              hash   card, tokenizer files (first partition only)
 p lease:<name>           string who does the periodic work (first partition only)
 

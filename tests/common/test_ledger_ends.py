@@ -277,3 +277,18 @@ def test_failed_items_read_as_errors_do() -> None:
         (500, "api_error", "poison"),
     ]
     assert isinstance(wire.POISON, Failed)
+
+
+def test_an_end_is_told_to_the_parent_and_takes_the_blobs_along(ledger: Ledger, hand: Hand, raw: Any) -> None:
+    job = a_job()
+    ledger.submit(job, LIMITS)
+    raw.hset(f"{{q00}}:j:{job.id}", mapping={"parent": "batch", "nblobs": 1})
+    raw.set(f"{{q00}}:b:{job.id}:1", "large")
+    hand.claim()
+
+    ledger.cancel(job.owner, job.id)
+    ledger.reap("w1")
+
+    assert raw.lrange("{q00}:ended:batch", 0, -1) == [job.id]
+    assert 0 < raw.ttl(f"{{q00}}:b:{job.id}:1") <= job.keep_s
+    raw.delete("{q00}:ended:batch")
