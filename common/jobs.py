@@ -4,10 +4,12 @@ A log's items are JSON objects, numbered from 1:
 
     {"c": choice, "t": text, "i": [token ids]}        Delta
     {"c": choice, "t": "", "i": [...], "f": reason}   the Delta that ends a choice; its text stands in the item before
+    {..., "l": [[token, logprob, offset, [[token, logprob], ...]], ...]}   a Delta with how likely its tokens were
     {"done": {"usage": {...}}}                        Done, the last item
     {"failed": {"status", "type", "code", "message", "param"}}   Failed, the last item
 
-An item with empty text carries ids whose text is held back: needed to resume, no frame on the wire.
+An item with empty text carries ids whose text is held back: needed to resume, no frame on the wire. A job that echoes
+begins each choice with an item of the prompt's text and no ids.
 """
 
 import json
@@ -61,6 +63,15 @@ class Sampling:
     bias: tuple[tuple[int, float], ...] = ()  # token ids, and what is added to their logits
     min_tokens: int = 0  # before them nothing ends the answer but stop strings
     stop_ids: tuple[int, ...] = ()  # tokens that end the answer and are not shown
+    logprobs: int | None = None  # tell how likely each token was, and so many of the likeliest in its place
+
+
+@dataclass(frozen=True, slots=True)
+class Echo:
+    """A prompt as its client wrote it, to stand before the answer."""
+
+    text: str
+    offsets: tuple[int, ...] | None = None  # where each token begins in it, -1 for those the tokenizer added
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +82,8 @@ class Reply:
     stream: bool = False
     include_usage: bool = False
     metadata: dict[str, str] = field(default_factory=dict)
+    client_metadata: str = ""
+    service_tier: str | None = None  # as it was served; None: not asked for
 
 
 @dataclass(frozen=True)
@@ -89,6 +102,7 @@ class Job:
     cls: Class = "interactive"
     priority: bool = False  # to the head of its owner's list
     n: int = 1
+    echo: tuple[Echo, ...] = ()  # one for each prompt, or none at all
     keep_s: int = 3600  # how long record and log outlive the end
     end_s: int = 3600  # the latest end, counted from SUBMIT
     max_wait_s: float | None = None  # refused when it cannot start before
@@ -132,6 +146,29 @@ class Usage:
     completion_tokens: int
 
 
+Piece = str | tuple[int, ...]  # a token's text, or its bytes where they are none
+
+
+@dataclass(frozen=True, slots=True)
+class Logprob:
+    """How likely a token was before anything was changed or cut, and the likeliest of its place."""
+
+    token: Piece
+    value: float | None  # natural logarithm; None: the first token of a prompt, which nothing foretold
+    offset: int  # characters of the choice's text before it
+    top: tuple[tuple[Piece, float], ...] = ()  # falling
+
+    @classmethod
+    def of(cls, raw: list[Any]) -> "Logprob":
+        """As an item holds it."""
+        token, value, offset, top = raw
+        return cls(_piece(token), value, offset, tuple((_piece(one), likely) for one, likely in top))
+
+
+def _piece(raw: str | list[int]) -> Piece:
+    return raw if isinstance(raw, str) else tuple(raw)
+
+
 @dataclass(frozen=True, slots=True)
 class Delta:
     """New text of one choice and the token ids behind it; ``finish`` ends the choice."""
@@ -140,13 +177,20 @@ class Delta:
     tokens: tuple[int, ...]
     choice: int = 0
     finish: Finish | None = None
+    logprobs: tuple[Logprob, ...] = ()  # of the tokens whose text this is
 
     def encode(self) -> str:
         """One item."""
         text = json.dumps(self.text, ensure_ascii=False)
         ids = ",".join(map(str, self.tokens))
         finish = f',"f":"{self.finish}"' if self.finish else ""
-        return f'{{"c":{self.choice},"t":{text},"i":[{ids}]{finish}}}'
+        likely = f',"l":{_listed(self.logprobs)}' if self.logprobs else ""
+        return f'{{"c":{self.choice},"t":{text},"i":[{ids}]{finish}{likely}}}'
+
+
+def _listed(logprobs: tuple[Logprob, ...]) -> str:
+    rows = [(one.token, one.value, one.offset, one.top) for one in logprobs]
+    return json.dumps(rows, ensure_ascii=False, separators=(",", ":"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,4 +253,5 @@ def decode_event(item: str | bytes) -> Event:
         return Done(Usage(**raw["done"]["usage"]))
     if "failed" in raw:
         return Failed(**raw["failed"])
-    return Delta(raw["t"], tuple(raw["i"]), raw["c"], raw.get("f"))
+    logprobs = tuple(map(Logprob.of, raw["l"])) if "l" in raw else ()
+    return Delta(raw["t"], tuple(raw["i"]), raw["c"], raw.get("f"), logprobs)

@@ -380,7 +380,12 @@ def _merged(events: Sequence[Event]) -> Sequence[Event]:
         at = last.get(event.choice)
         before = merged[at] if at is not None else None
         if at is not None and isinstance(before, Delta) and event.finish is None and before.finish is None:
-            merged[at] = Delta(before.text + event.text, before.tokens + event.tokens, event.choice)
+            merged[at] = Delta(
+                before.text + event.text,
+                before.tokens + event.tokens,
+                event.choice,
+                logprobs=before.logprobs + event.logprobs,
+            )
         else:
             last[event.choice] = len(merged)
             merged.append(event)

@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,11 @@ from common.cards import ModelCard
 from common.door.children import ChildDiedError, Children
 from common.errors import ContextLengthError, InternalError, InvalidRequestError, ModelNotFoundError, NoWorkerError
 from common.identity import Principal
-from common.jobs import Job
+from common.jobs import Echo, Job
 from common.ledger.ledger import Ledger
 from common.protocol.chat import ChatRequest
 from common.protocol.completions import CompletionRequest
-from common.protocol.generation import Headers, Room
+from common.protocol.generation import Headers, Read, Room
 from common.settings import Settings
 
 _FRESH_S = 0.5  # what the ledger said of models is believed so long
@@ -103,31 +103,32 @@ class Tokenizers:
 class Door:
     """Turns requests into jobs."""
 
-    def __init__(self, settings: Settings, ledger: Ledger) -> None:
-        """Starts the children."""
+    def __init__(self, settings: Settings, ledger: Ledger, children: Children | None = None) -> None:
+        """Starts the children, unless they are there."""
         self._ledger = ledger
         self._models = Models(settings, ledger)
         self._tokenizers = Tokenizers(settings.data_dir.resolve() / "tokenizers", ledger)
-        self._children = Children(settings.children)
+        self._children = children or Children(settings.children)
 
     def admit(self, ask: Ask, who: Principal, headers: Headers) -> Job:
         """The job that was asked for. Raises ApiError: why there is none."""
         card = self._models.card(ask.model)
-        prompt = self._tokens(ask, card)
+        prompts = self._read(ask, card)
         room = Room(card.context, card.vocabulary, self._ledger.partition(who.owner), headers)
-        return ask.job(who, card.base_model, prompt, room)
+        return ask.job(who, card.base_model, prompts, room)
 
     def close(self) -> None:
         """Leave no child."""
         self._children.close()
 
-    def _tokens(self, ask: Ask, card: ModelCard) -> tuple[int, ...]:
-        question: dict[str, Any] = {"folder": str(self._tokenizers.folder(card)), "most": card.context}
-        match ask:
-            case ChatRequest():
-                question["messages"] = ask.conversation()
-            case CompletionRequest():
-                question["prompt"] = ask.prompt
+    def _read(self, ask: Ask, card: ModelCard) -> list[Read]:
+        prompts = [asdict(prompt) for prompt in ask.asks()]
+        question = {
+            "folder": str(self._tokenizers.folder(card)),
+            "most": card.context,
+            "vocabulary": card.vocabulary,
+            "prompts": prompts,
+        }
         try:
             answer = self._children.ask(question)
         except ChildDiedError:
@@ -137,5 +138,12 @@ class Door:
             ) from None
         if "refused" in answer:
             refusal = ContextLengthError if answer["is_too_long"] else InvalidRequestError
-            raise refusal(answer["refused"], param=ask.asked)
-        return tuple(answer["ids"])
+            raise refusal(answer["refused"], param=answer["param"] or ask.asked)
+        return [_read(told) for told in answer["prompts"]]
+
+
+def _read(told: dict[str, Any]) -> Read:
+    if told["echo"] is None:
+        return Read(tuple(told["ids"]))
+    offsets = told["offsets"]
+    return Read(tuple(told["ids"]), Echo(told["echo"], None if offsets is None else tuple(offsets)))

@@ -4,7 +4,9 @@ Everything that a client's text could break runs here, within limits of time and
 process and nothing else. A line of JSON in, a line of JSON out, over an inherited socket; its end ends us.
 """
 
+import bisect
 import contextlib
+import itertools
 import json
 import math
 import resource
@@ -15,100 +17,136 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
-from jinja2.exceptions import TemplateError
+from tokenizers.decoders import DecodeStream
+
+from common.door.template import RefusedError, Template, Turn
 
 CPU_S = 2  # of one request
 MEMORY = 512 * 2**20  # beside what we had before it
 _KEPT = 8  # tokenizers
 _PAGE = resource.getpagesize()
-_MOST_WORDS = 300  # of what a template says when it refuses
-
-Messages = list[dict[str, str]]
-
-
-class RefusedError(Exception):
-    """A sentence for the client."""
-
-    def __init__(self, sentence: str, *, is_too_long: bool = False) -> None:
-        super().__init__(sentence)
-        self.is_too_long = is_too_long
 
 
 class Reader:
     """The tokenizers of the models that were asked for lately."""
 
     def __init__(self) -> None:
-        self._known: OrderedDict[str, tuple[Any, int]] = OrderedDict()
+        self._known: OrderedDict[str, _Tokenizer] = OrderedDict()
 
-    def read(self, question: dict[str, Any]) -> list[int]:
-        """A prompt's token ids. Raises RefusedError."""
-        tokenizer, longest = self._tokenizer(question["folder"])
+    def read(self, question: dict[str, Any]) -> list[dict[str, Any]]:
+        """Each prompt's ids, and what of it is to be echoed. Raises RefusedError."""
+        tokenizer = self._tokenizer(question["folder"])
         _limit()
-        is_chat = "messages" in question
-        text = _rendered(tokenizer, question["messages"]) if is_chat else question["prompt"]
-        if len(text) > longest * question["most"]:  # not worth counting
-            raise RefusedError(
-                f"The model's context is {question['most']} tokens, and the prompt has more.", is_too_long=True
-            )
-        ids: list[int] = tokenizer(text, add_special_tokens=not is_chat)["input_ids"]
-        if not ids:
-            raise RefusedError("The prompt is empty.")
-        return ids
+        return [tokenizer.read(prompt, question["most"], question["vocabulary"]) for prompt in question["prompts"]]
 
-    def _tokenizer(self, folder: str) -> tuple[Any, int]:
-        """With the length of its longest token; loading is the model's doing, so no limits hold meanwhile."""
+    def _tokenizer(self, folder: str) -> "_Tokenizer":
+        """Loading is the model's doing, so no limits hold meanwhile."""
         if folder not in self._known:
-            tokenizer = _load(Path(folder))
-            self._known[folder] = tokenizer, max(map(len, tokenizer.get_vocab()))
+            self._known[folder] = _Tokenizer(_load(Path(folder)))
             if len(self._known) > _KEPT:
                 self._known.popitem(last=False)
         self._known.move_to_end(folder)
         return self._known[folder]
 
 
+class _Tokenizer:
+    """One model's."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._template = Template(tokenizer)
+        self._longest = max(map(len, tokenizer.get_vocab()))
+
+    def read(self, prompt: dict[str, Any], most: int, vocabulary: int) -> dict[str, Any]:
+        """One prompt of a model with so large a context and vocabulary."""
+        told: dict[str, Any] = {"echo": prompt["echo"], "offsets": None}
+        if prompt["ids"] is not None:
+            told |= self._tokens(prompt, vocabulary)
+        elif prompt["turns"] is not None:
+            told["ids"] = self._conversation(prompt, most)
+        else:
+            told |= self._text(prompt, most)
+        if not told["ids"]:
+            raise RefusedError("The prompt is empty.")
+        return told
+
+    def _tokens(self, prompt: dict[str, Any], vocabulary: int) -> dict[str, Any]:
+        ids = prompt["ids"]
+        if (highest := max(ids)) >= vocabulary:
+            raise RefusedError(f"prompt: {highest} is no token; the model has {vocabulary} of them.")
+        if prompt["echo"] is None:
+            return {"ids": ids}
+        stream = DecodeStream(skip_special_tokens=False)
+        pieces = [stream.step(self._tokenizer.backend_tokenizer, one) or "" for one in ids]
+        offsets = [0, *itertools.accumulate(map(len, pieces[:-1]))] if prompt["has_offsets"] else None
+        return {"ids": ids, "echo": "".join(pieces), "offsets": offsets}
+
+    def _text(self, prompt: dict[str, Any], most: int) -> dict[str, Any]:
+        self._refuse_long(prompt["text"], most)
+        read = self._tokenizer(
+            prompt["text"],
+            return_offsets_mapping=prompt["has_offsets"],
+            return_special_tokens_mask=prompt["has_offsets"],
+        )
+        ids = read["input_ids"]
+        if prompt["budget"] is not None and len(ids) > prompt["budget"]:
+            raise _over_budget(len(ids))
+        if not prompt["has_offsets"]:
+            return {"ids": ids}
+        places = zip(read["offset_mapping"], read["special_tokens_mask"], strict=True)
+        return {"ids": ids, "offsets": [-1 if is_added else start for (start, _), is_added in places]}
+
+    def _conversation(self, prompt: dict[str, Any], most: int) -> list[int]:
+        """As much of it as the budget allows; the oldest turns go first, the system's and the last question stay."""
+        turns, budget = prompt["turns"], prompt["budget"]
+        if budget is None:
+            return self._encoded(prompt, turns, most)
+        shorter = _shortened(turns)
+        fits = bisect.bisect_left(shorter, x=True, key=lambda some: self._fits(prompt, some, budget))
+        ids = self._encoded(prompt, shorter[min(fits, len(shorter) - 1)], most)
+        if len(ids) > budget:
+            raise _over_budget(len(ids))
+        return ids
+
+    def _fits(self, prompt: dict[str, Any], turns: list[Turn], budget: int) -> bool:
+        try:
+            return len(self._encoded(prompt, turns, budget)) <= budget
+        except RefusedError as refused:
+            if refused.is_too_long:
+                return False
+            raise
+
+    def _encoded(self, prompt: dict[str, Any], turns: list[Turn], most: int) -> list[int]:
+        text = self._template.text(turns, opens=prompt["opens"], goes_on=prompt["goes_on"])
+        self._refuse_long(text, most)
+        ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def _refuse_long(self, text: str, most: int) -> None:
+        """What is not worth counting."""
+        if len(text) > self._longest * most:
+            raise RefusedError(f"The model's context is {most} tokens, and the prompt has more.", is_too_long=True)
+
+
+def _shortened(turns: list[Turn]) -> list[list[Turn]]:
+    """The conversation, and what is left of it when its oldest questions go, one after the other."""
+    head = next((at for at, turn in enumerate(turns) if turn["role"] != "system"), len(turns))
+    starts = [at for at, turn in enumerate(turns) if at > head and turn["role"] == "user"]
+    return [turns, *(turns[:head] + turns[at:] for at in starts)]
+
+
+def _over_budget(count: int) -> RefusedError:
+    return RefusedError(
+        f"max_input_tokens: what cannot be left out of the prompt has {count} tokens.",
+        param="max_input_tokens",
+        is_too_long=True,
+    )
+
+
 def _load(folder: Path) -> Any:
     from transformers import AutoTokenizer  # heavy: after torch was hidden
 
     return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-
-
-def _rendered(tokenizer: Any, messages: Messages) -> str:
-    """The conversation as the model's own template writes it; a template that insists on turns gets them."""
-    if tokenizer.chat_template is None:
-        raise RefusedError("This model has no chat template; use /v1/completions.")
-    try:
-        return _written(tokenizer, messages)
-    except TemplateError as error:
-        folded = _folded(messages)
-        if folded == messages:
-            raise RefusedError(_words(error)) from None
-    try:
-        return _written(tokenizer, folded)
-    except TemplateError as error:
-        raise RefusedError(_words(error)) from None
-
-
-def _written(tokenizer: Any, messages: Messages) -> str:
-    text: str = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-    return text
-
-
-def _folded(messages: Messages) -> Messages:
-    """System text in the turn of the user that follows; neighbours of one role as one."""
-    turns: Messages = []
-    for message in messages:
-        role = "user" if message["role"] == "system" else message["role"]
-        if turns and turns[-1]["role"] == role:
-            turns[-1] = turns[-1] | {"content": f"{turns[-1]['content']}\n\n{message['content']}"}
-        else:
-            turns.append(message | {"role": role})
-    return turns
-
-
-def _words(error: TemplateError) -> str:
-    """What the template's author says to such a conversation; other failures of a template are no client's business."""
-    said = str(error).strip() if type(error) is TemplateError else ""
-    return f"The model's chat template refuses this conversation{f': {said[:_MOST_WORDS]}' if said else '.'}"
 
 
 def _limit() -> None:
@@ -144,9 +182,9 @@ def main() -> None:
 
 def _answer(reader: Reader, line: bytes) -> bytes:
     try:
-        answer: dict[str, Any] = {"ids": reader.read(json.loads(line))}
+        answer: dict[str, Any] = {"prompts": reader.read(json.loads(line))}
     except RefusedError as refused:
-        answer = {"refused": str(refused), "is_too_long": refused.is_too_long}
+        answer = {"refused": str(refused), "param": refused.param, "is_too_long": refused.is_too_long}
     return json.dumps(answer).encode() + b"\n"
 
 

@@ -56,13 +56,17 @@ class Request(BaseModel):
             request = cls.model_validate(kept | {"ignored": tuple(sorted(ignored))})
         except ValidationError as error:
             raise _named(error) from None
+        request.check()
         deeper = request.left_out()
         if deeper and strict:
             raise InvalidRequestError(f"{deeper[0]} is not supported here.", param=deeper[0], code=_UNSUPPORTED)
         return request.model_copy(update={"ignored": (*request.ignored, *deeper)}) if deeper else request
 
+    def check(self) -> None:
+        """What no field can tell by itself. Raises InvalidRequestError."""
+
     def left_out(self) -> tuple[str, ...]:
-        """Names inside of fields that mean nothing here, each once."""
+        """Names that mean nothing beside the others, also inside of fields; each once."""
         return ()
 
 

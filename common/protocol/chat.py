@@ -1,76 +1,14 @@
 """POST /v1/chat/completions: a conversation."""
 
-from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, field_validator
+from pydantic import Field
 
-from common.protocol.generation import Generation
-
-_LATER_ROLES = {"tool", "function"}
-_LATER_PARTS = {"image_url", "input_audio", "file", "refusal"}
-_PUT_BACK = {"refusal", "annotations"}
-_LATER_KEYS = ("tool_calls", "function_call", "audio")
-
-
-def _role(value: Any) -> Any:
-    if isinstance(value, str) and value in _LATER_ROLES:
-        raise ValueError(f"messages of role {value!r} are not supported yet")
-    return value
-
-
-def _part(value: Any) -> Any:
-    if isinstance(value, str) and value in _LATER_PARTS:
-        raise ValueError(f"parts of type {value!r} are not supported yet")
-    return value
-
-
-def _shape(value: Any) -> str:
-    return "<parts>" if isinstance(value, list) else "<text>"
-
-
-class TextPart(BaseModel):
-    """A piece of a message."""
-
-    model_config = ConfigDict(frozen=True, strict=True, extra="allow", hide_input_in_errors=True)
-
-    type: Annotated[Literal["text"], BeforeValidator(_part)]
-    text: str
-
-
-Parts = Annotated[tuple[TextPart, ...], Field(min_length=1, max_length=64, strict=False, fail_fast=True)]
-Content = Annotated[Annotated[str, Tag("<text>")] | Annotated[Parts, Tag("<parts>")], Discriminator(_shape)]
-
-
-class Message(BaseModel):
-    """One turn. What SDKs put back from earlier answers may stand here; what means something may not yet."""
-
-    model_config = ConfigDict(frozen=True, strict=True, extra="allow", hide_input_in_errors=True)
-
-    role: Annotated[Literal["system", "developer", "user", "assistant"], BeforeValidator(_role)]
-    content: Content
-    name: Annotated[str, Field(max_length=64)] | None = None
-    tool_calls: Any = None
-    function_call: Any = None
-    audio: Any = None
-
-    @field_validator(*_LATER_KEYS)
-    @classmethod
-    def _comes_later(cls, value: Any) -> None:
-        if value:
-            raise ValueError("this is not supported yet")
-
-    def unknown(self) -> Iterator[str]:
-        """Names that mean nothing here, but for empty ones that an SDK puts back."""
-        yield from (name for name, value in (self.model_extra or {}).items() if value or name not in _PUT_BACK)
-        if not isinstance(self.content, str):
-            yield from (f"content.{name}" for part in self.content for name in part.model_extra or ())
-
-    def plain(self) -> dict[str, str]:
-        """As chat templates want it."""
-        text = self.content if isinstance(self.content, str) else "\n".join(part.text for part in self.content)
-        told = {"role": "system" if self.role == "developer" else self.role, "content": text}
-        return told if self.name is None else told | {"name": self.name}
+from common.errors import InvalidRequestError
+from common.protocol.base import Int
+from common.protocol.generation import Ask, Generation
+from common.protocol.h2ogpt import Turn
+from common.protocol.messages import Message
 
 
 class ChatRequest(Generation):
@@ -80,11 +18,50 @@ class ChatRequest(Generation):
     asked = "messages"
 
     messages: Annotated[tuple[Message, ...], Field(min_length=1, max_length=4096, strict=False, fail_fast=True)]
+    logprobs: bool = False
+    top_logprobs: Annotated[Int, Field(ge=0, le=20)] = 0
+    store: bool = False  # kept for 30 days, and finished even when nobody waits
+    add_generation_prompt: bool | None = None  # the template begins the assistant's turn
+    continue_final_message: bool = False  # the last turn is the beginning of the answer
+
+    def check(self) -> None:
+        """Fields that need each other."""
+        if self.top_logprobs and not self.logprobs:
+            raise InvalidRequestError("top_logprobs: it goes with logprobs: true.", param="top_logprobs")
+        last = self.messages[-1]
+        if self.continue_final_message and (last.role != "assistant" or not last.text or last.tool_calls):
+            raise InvalidRequestError(
+                "continue_final_message: the last message is no text of the assistant.", param="continue_final_message"
+            )
+        if self.continue_final_message and self.add_generation_prompt:
+            raise InvalidRequestError(
+                "add_generation_prompt: the last message is to be continued, no other begins.",
+                param="add_generation_prompt",
+            )
 
     def left_out(self) -> tuple[str, ...]:
-        """Of all messages."""
-        return tuple(dict.fromkeys(f"messages.{name}" for message in self.messages for name in message.unknown()))
+        """Of all messages, and what they leave without effect."""
+        inside = (f"messages.{name}" for message in self.messages for name in message.unknown())
+        return (*super().left_out(), *self.unused(self._turns()), *dict.fromkeys(inside))
 
-    def conversation(self) -> list[dict[str, str]]:
-        """As chat templates want it."""
+    @property
+    def is_stored(self) -> bool:
+        """As OpenAI's field says."""
+        return self.store
+
+    @property
+    def likeliest(self) -> int | None:
+        """As OpenAI's two fields say."""
+        return self.top_logprobs if self.logprobs else None
+
+    def asks(self) -> tuple[Ask, ...]:
+        """One conversation, or its bare text."""
+        turns = self.around(self._turns())
+        if self.prompt_type == "plain":
+            return (Ask(text="\n".join(str(turn["content"]) for turn in turns), budget=self.budget),)
+        goes_on = self.continue_final_message
+        opens = self.add_generation_prompt if self.add_generation_prompt is not None else not goes_on
+        return (Ask(turns=turns, opens=opens, goes_on=goes_on, budget=self.budget),)
+
+    def _turns(self) -> list[Turn]:
         return [message.plain() for message in self.messages]

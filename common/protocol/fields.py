@@ -11,16 +11,10 @@ from common.errors import InvalidRequestError
 # Field -> the values that mean what we do anyway.
 LATER: dict[str, tuple[Any, ...]] = {
     # OpenAI's
-    "best_of": (1,),
-    "echo": (False,),
-    "logprobs": (False,),
-    "n": (1,),
     "parallel_tool_calls": (True, False),
     "response_format": ({"type": "text"},),
-    "store": (False,),
     "tool_choice": ("none", "auto"),
     "tools": ([],),
-    "top_logprobs": (0,),
     # vLLM's and h2oGPT's, for constraints
     "guided_choice": ([],),
     "guided_grammar": ("",),
@@ -28,13 +22,6 @@ LATER: dict[str, tuple[Any, ...]] = {
     "guided_regex": ("",),
     "guided_whitespace_pattern": ("",),
     "structured_outputs": (),
-    # h2oGPT's, for sampling and prompts
-    "add_chat_history_to_context": (True,),
-    "chat_conversation": ([],),
-    "client_metadata": ("",),
-    "max_input_tokens": (-1,),
-    "prompt_type": ("",),
-    "system_prompt": ("", "auto"),
     # h2oGPT's, for documents
     "all_docs_finish_prompt": ("",),
     "all_docs_start_prompt": ("",),

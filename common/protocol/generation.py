@@ -2,6 +2,7 @@
 
 import secrets
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -9,11 +10,14 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationIn
 
 from common.errors import ContextLengthError, InvalidRequestError
 from common.identity import Principal
-from common.jobs import Class, Job, Kind, OnDisconnect, Reply, Sampling, new_id
-from common.protocol.base import Int, Label, Request
+from common.jobs import Class, Echo, Job, Kind, OnDisconnect, Reply, Sampling, new_id
+from common.protocol.base import Int, Label
+from common.protocol.h2ogpt import PlainChat, Turn
 
 MAX_TOKENS = 256  # the reference's default; shrinks to the room that the context leaves
-_HOUR_S, _DAY_S = 3600, 86_400
+_MOST_CHOICES = 128  # of all prompts together
+_MOST_SCORED = 2**29  # tokens of a prompt that is told with its logprobs, times the vocabulary: 2 GiB of float32
+_HOUR_S, _DAY_S, _STORED_S = 3600, 86_400, 30 * 86_400
 _GRACE_S, _RETRY_GRACE_S = 0.5, 15.0  # before the job of a client that has gone is cancelled
 _CLASS: dict[str, Class] = {
     "auto": "interactive",
@@ -69,7 +73,7 @@ class StreamOptions(BaseModel):
     include_obfuscation: Literal[False] | None = None
 
 
-class Generation(Request):
+class Generation(PlainChat):
     """A request for new tokens."""
 
     kind: ClassVar[Kind]
@@ -80,6 +84,8 @@ class Generation(Request):
     max_completion_tokens: Annotated[Int, Field(ge=1)] | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
+    n: Annotated[Int, Field(ge=1, le=16)] = 1
+    best_of: Annotated[Int, Field(ge=1)] | None = None  # ignored unless it is n
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.3
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     top_k: Annotated[Int, Field(ge=0, lt=2**31)] = 0
@@ -95,7 +101,7 @@ class Generation(Request):
     min_tokens: Annotated[Int, Field(ge=0)] = 0
     min_new_tokens: Annotated[Int, Field(ge=0)] = 0
     max_time: Annotated[float, Field(gt=0, le=_DAY_S)] | None = None
-    service_tier: Literal["auto", "default", "flex", "priority"] = "default"
+    service_tier: Literal["auto", "default", "flex", "priority"] | None = None
     on_disconnect: OnDisconnect | None = None
     metadata: Annotated[Pairs, _few(16)] = Field(default_factory=dict)
     user: Label | None = None
@@ -129,29 +135,68 @@ class Generation(Request):
         name = self.user if self.user is not None else self.safety_identifier
         return None if name is None else name.partition(":")[0]
 
-    def job(self, who: Principal, model: str, prompt: tuple[int, ...], room: "Room") -> Job:
-        """Leave HTTP behind. Raises ContextLengthError."""
+    def asks(self) -> tuple["Ask", ...]:
+        """What the admission child is to read."""
+        raise NotImplementedError
+
+    @property
+    def is_stored(self) -> bool:
+        """Kept for longer, and made even when nobody waits for it."""
+        return False
+
+    @property
+    def likeliest(self) -> int | None:
+        """How many of the likeliest tokens to tell in each place; None: no logprobs."""
+        raise NotImplementedError
+
+    def left_out(self) -> tuple[str, ...]:
+        """A field that would need samples that nobody sees."""
+        return ("best_of",) if self.best_of not in {None, self.n} else ()
+
+    def job(self, who: Principal, model: str, prompts: Sequence["Read"], room: "Room") -> Job:
+        """Leave HTTP behind. Raises InvalidRequestError and ContextLengthError."""
         headers = room.headers
         has_day = headers.idempotency or self.service_tier == "flex"
+        sizes = [len(prompt.ids) for prompt in prompts]
+        self._check_size(prompts, room.vocabulary)
+        tier = self.service_tier or "default"
         return Job(
             id=new_id(room.partition),
             model=model,
-            prompts=(prompt,),
-            sampling=self._sampling(self._most(len(prompt), room.context), room.vocabulary),
-            reply=Reply(self.kind, self.stream, self._wants_usage(), self.metadata),
+            prompts=tuple(prompt.ids for prompt in prompts),
+            sampling=self._sampling(self._most(max(sizes), min(sizes), room.context), room.vocabulary),
+            reply=self._reply(),
             owner=who.owner,
             share=who.share(self.label),
             seed=self.seed or secrets.randbits(63) or 1,
             created=int(time.time()),
-            cls=_CLASS[self.service_tier],
-            priority=self.service_tier == "priority",
-            keep_s=_DAY_S if headers.idempotency else _HOUR_S,
+            cls=_CLASS[tier],
+            priority=tier == "priority",
+            n=self.n,
+            echo=tuple(prompt.echo for prompt in prompts if prompt.echo is not None),
+            keep_s=_STORED_S if self.is_stored else _DAY_S if headers.idempotency else _HOUR_S,
             end_s=_DAY_S if has_day else _HOUR_S,
             max_wait_s=self._patience_s(headers),
             max_time_s=self.max_time,
-            on_disconnect=self.on_disconnect or "cancel",
+            on_disconnect=self.on_disconnect or ("finish" if self.is_stored else "cancel"),
             grace_s=_RETRY_GRACE_S if not self.stream and (headers.sdk or headers.idempotency) else _GRACE_S,
         )
+
+    def _check_size(self, prompts: Sequence["Read"], vocabulary: int) -> None:
+        if len(prompts) * self.n > _MOST_CHOICES:
+            raise InvalidRequestError(
+                f"n: {len(prompts)} prompts of {self.n} choices are more than {_MOST_CHOICES}.", param="n"
+            )
+        for prompt in prompts:
+            if prompt.echo and prompt.echo.offsets and len(prompt.ids) * vocabulary > _MOST_SCORED:
+                most = _MOST_SCORED // vocabulary
+                raise InvalidRequestError(
+                    f"echo: with logprobs, a prompt may have {most} tokens of this model.", param="echo"
+                )
+
+    def _reply(self) -> Reply:
+        tier = "default" if self.service_tier == "auto" else self.service_tier
+        return Reply(self.kind, self.stream, self._wants_usage(), self.metadata, self.client_metadata, tier)
 
     def _sampling(self, most: int, vocabulary: int) -> Sampling:
         bias = {int(token): value for token, value in self.logit_bias.items()}
@@ -177,23 +222,24 @@ class Generation(Request):
             bias=tuple(bias.items()),
             min_tokens=least,
             stop_ids=self.stop_token_ids,
+            logprobs=self.likeliest,
         )
 
-    def _most(self, prompt: int, context: int) -> int:
-        """How many tokens the answer may have."""
-        left = context - prompt
+    def _most(self, longest: int, shortest: int, context: int) -> int:
+        """How many tokens an answer may have; of a default, what the context leaves to each prompt."""
+        left = context - longest
         if left < 1:
             raise ContextLengthError(
-                f"The model's context is {context} tokens, and the prompt has {prompt}.", param=self.asked
+                f"The model's context is {context} tokens, and the prompt has {longest}.", param=self.asked
             )
         name = "max_completion_tokens" if self.max_tokens is None else "max_tokens"
         most: int | None = getattr(self, name)
         if most is not None and most > left:
             raise ContextLengthError(
-                f"The model's context is {context} tokens: the prompt has {prompt}, and {name} asks for {most} more.",
+                f"The model's context is {context} tokens: the prompt has {longest}, and {name} asks for {most} more.",
                 param=name,
             )
-        return min(MAX_TOKENS, left) if most is None else most
+        return min(MAX_TOKENS, context - shortest) if most is None else most
 
     def _wants_usage(self) -> bool:
         return self.stream_options is not None and bool(self.stream_options.include_usage)
@@ -206,6 +252,28 @@ class Generation(Request):
             None if headers.deadline_ms is None else headers.deadline_ms / 1000,
         ]
         return min((told for told in times if told is not None), default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One prompt, as its client sent it: turns for the chat template, or a text, or tokens."""
+
+    turns: list[Turn] | None = None
+    text: str | None = None
+    ids: tuple[int, ...] | None = None
+    opens: bool = True  # the template begins the assistant's turn; False: the last turn stays open, or nothing follows
+    goes_on: bool = False  # the last turn, the assistant's, is to be continued
+    echo: str | None = None  # what stands before the answer; of tokens, their text
+    has_offsets: bool = False  # and where each token begins in it
+    budget: int | None = None  # tokens; history is left out until it fits
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """The same as the model's tokens."""
+
+    ids: tuple[int, ...]
+    echo: Echo | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,8 @@ No clock: ``id``, ``created`` and the model come from the job, so the same log g
 from collections.abc import Iterable
 from typing import Any
 
-from common.jobs import Delta, Job, Usage
-from common.render.frames import Frames, extra_fields, extras, gathered, quoted, usage_body
+from common.jobs import Delta, Job, Piece, Usage
+from common.render.frames import Frames, Logprobs, extra_fields, extras, gathered, quoted, shown, usage_body
 
 
 def public_id(job: Job) -> str:
@@ -28,9 +28,10 @@ def frames(job: Job) -> Frames:
     return Frames(
         opening="".join(f"{head}{choice}{role}{seed}" for choice in range(job.choices)).encode(),
         head=head,
-        piece=(',"delta":{"content":', f'}},"logprobs":null,"finish_reason":null}}]{tail}'),
+        piece=(',"delta":{"content":', '},"logprobs":', f',"finish_reason":null}}]{tail}'),
         end=(',"delta":{},"logprobs":null,"finish_reason":', f"}}{seed}"),
         usage=(f'{base}"choices":[],"usage":', "}\n\n") if job.reply.include_usage else None,
+        shaped=_shaped,
     )
 
 
@@ -40,7 +41,7 @@ def whole(job: Job, deltas: Iterable[Delta], usage: Usage) -> dict[str, Any]:
         {
             "index": said.index,
             "message": {"role": "assistant", "content": said.text, "refusal": None},
-            "logprobs": None,
+            "logprobs": said.likely(_shaped),
             "finish_reason": said.finish,
         }
         for said in gathered(job, deltas)
@@ -53,3 +54,16 @@ def whole(job: Job, deltas: Iterable[Delta], usage: Usage) -> dict[str, Any]:
         "choices": choices,
         "usage": usage_body(usage),
     } | extra_fields(job)
+
+
+def _shaped(logprobs: Logprobs) -> dict[str, Any]:
+    content = [
+        _token(one.token, one.value) | {"top_logprobs": [_token(token, value) for token, value in one.top]}
+        for one in logprobs
+    ]
+    return {"content": content, "refusal": None}
+
+
+def _token(piece: Piece, value: float | None) -> dict[str, Any]:
+    spelled = piece.encode() if isinstance(piece, str) else bytes(piece)
+    return {"token": shown(piece), "logprob": value, "bytes": list(spelled)}

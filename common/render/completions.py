@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from typing import Any
 
-from common.jobs import Delta, Job, Usage
-from common.render.frames import Frames, extra_fields, extras, gathered, quoted, usage_body
+from common.jobs import Delta, Job, Logprob, Usage
+from common.render.frames import Frames, Logprobs, extra_fields, extras, gathered, quoted, shown, usage_body
 
 
 def public_id(job: Job) -> str:
@@ -22,16 +22,17 @@ def frames(job: Job) -> Frames:
     return Frames(
         opening=b"",
         head=f'{base}"choices":[{{"index":',
-        piece=(',"text":', f',"logprobs":null,"finish_reason":null}}]{tail}'),
+        piece=(',"text":', ',"logprobs":', f',"finish_reason":null}}]{tail}'),
         end=(',"text":"","logprobs":null,"finish_reason":', f"}}]{extras(job)}{tail}"),
         usage=(f'{base}"choices":[],"usage":', "}\n\n") if job.reply.include_usage else None,
+        shaped=_shaped,
     )
 
 
 def whole(job: Job, deltas: Iterable[Delta], usage: Usage) -> dict[str, Any]:
     """The answer in one piece."""
     choices = [
-        {"index": said.index, "text": said.text, "logprobs": None, "finish_reason": said.finish}
+        {"index": said.index, "text": said.text, "logprobs": said.likely(_shaped), "finish_reason": said.finish}
         for said in gathered(job, deltas)
     ]
     return {
@@ -42,3 +43,22 @@ def whole(job: Job, deltas: Iterable[Delta], usage: Usage) -> dict[str, Any]:
         "choices": choices,
         "usage": usage_body(usage),
     } | extra_fields(job)
+
+
+def _shaped(logprobs: Logprobs) -> dict[str, Any]:
+    return {
+        "tokens": [shown(one.token) for one in logprobs],
+        "token_logprobs": [one.value for one in logprobs],
+        "top_logprobs": [_top(one) for one in logprobs],
+        "text_offset": [one.offset for one in logprobs],
+    }
+
+
+def _top(one: Logprob) -> dict[str, float] | None:
+    """The token that came is always among them; of two that read alike the likelier."""
+    if one.value is None:
+        return None
+    told: dict[str, float] = {}
+    for token, value in (*one.top, (one.token, one.value)):
+        told.setdefault(shown(token), value)
+    return told

@@ -5,14 +5,16 @@ and ``[DONE]`` does not follow it.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from json.encoder import encode_basestring
 from typing import Any, Protocol
 
-from common.jobs import Delta, Entry, Failed, Finish, Job, Usage
+from common.jobs import Delta, Entry, Failed, Finish, Job, Logprob, Piece, Usage
 
 DONE = b"data: [DONE]\n\n"
+Logprobs = tuple[Logprob, ...]
+Shaped = Callable[[Logprobs], dict[str, Any]]  # one kind's shape of them
 _LINE_ENDS = str.maketrans({"\x85": "\\u0085", "\u2028": "\\u2028", "\u2029": "\\u2029"})
 
 
@@ -37,13 +39,20 @@ def usage_body(usage: Usage) -> dict[str, int]:
 
 
 def extra_fields(job: Job) -> dict[str, Any]:
-    """What we tell beside OpenAI's fields: the seed, and what the client wanted to find again."""
-    return {"x_seed": job.seed} | ({"metadata": job.reply.metadata} if job.reply.metadata else {})
+    """What we tell beside the answer: the seed, and what the client wanted to find again."""
+    reply = job.reply
+    asked = {"service_tier": reply.service_tier, "metadata": reply.metadata, "client_metadata": reply.client_metadata}
+    return {"x_seed": job.seed} | {name: value for name, value in asked.items() if value}
 
 
 def extras(job: Job) -> str:
     """The same, to stand behind another field."""
     return f",{compact(extra_fields(job)).decode()[1:-1].translate(_LINE_ENDS)}"
+
+
+def shown(piece: Piece) -> str:
+    """A token's text; bytes that are none as OpenAI spells them."""
+    return piece if isinstance(piece, str) else "bytes:" + "".join(f"\\x{byte:02x}" for byte in piece)
 
 
 def failed(end: Failed) -> bytes:
@@ -57,9 +66,10 @@ class Frames:
 
     opening: bytes  # before the first item
     head: str  # from "data: " to the choice's number
-    piece: tuple[str, str]  # around an item's text
+    piece: tuple[str, str, str]  # around an item's text, and behind its logprobs
     end: tuple[str, str]  # around the reason that ends a choice
     usage: tuple[str, str] | None  # around the numbers; None when not asked for
+    shaped: Shaped
 
     def item(self, entry: Entry) -> bytes:
         """One item's frame; empty when it shows nothing."""
@@ -69,10 +79,15 @@ class Frames:
         if delta.finish:
             before, after = self.end
             return f'id: {entry.seq}\n{self.head}{delta.choice}{before}"{delta.finish}"{after}'.encode()
-        if not delta.text:
+        if not delta.text and not delta.logprobs:
             return b""
-        before, after = self.piece
-        return f"id: {entry.seq}\n{self.head}{delta.choice}{before}{quoted(delta.text)}{after}".encode()
+        before, between, after = self.piece
+        likely = self._likely(delta.logprobs) if delta.logprobs else "null"
+        told = f"{before}{quoted(delta.text)}{between}{likely}{after}"
+        return f"id: {entry.seq}\n{self.head}{delta.choice}{told}".encode()
+
+    def _likely(self, logprobs: Logprobs) -> str:
+        return compact(self.shaped(logprobs)).decode().translate(_LINE_ENDS)
 
     def closing(self, usage: Usage) -> bytes:
         """What follows the last item of a job that ended well."""
@@ -89,17 +104,28 @@ class Said:
     index: int
     text: str
     finish: Finish
+    logprobs: Logprobs | None  # None: not asked for
+
+    def likely(self, shaped: Shaped) -> dict[str, Any] | None:
+        """Its logprobs in one kind's shape."""
+        return None if self.logprobs is None else shaped(self.logprobs)
 
 
 def gathered(job: Job, deltas: Iterable[Delta]) -> tuple[Said, ...]:
     """The choices of an answer that is complete."""
     texts: list[list[str]] = [[] for _ in range(job.choices)]
+    likely: list[list[Logprob]] = [[] for _ in range(job.choices)]
     finishes: dict[int, Finish] = {}
     for delta in deltas:
         texts[delta.choice].append(delta.text)
+        likely[delta.choice] += delta.logprobs
         if delta.finish:
             finishes[delta.choice] = delta.finish
-    return tuple(Said(index, "".join(text), finishes[index]) for index, text in enumerate(texts))
+    is_asked = job.sampling.logprobs is not None
+    return tuple(
+        Said(index, "".join(text), finishes[index], tuple(likely[index]) if is_asked else None)
+        for index, text in enumerate(texts)
+    )
 
 
 class Shape(Protocol):

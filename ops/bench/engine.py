@@ -129,7 +129,7 @@ def _generate(model: Any, prompts: Sequence[tuple[int, ...]]) -> float:
 
 
 def _engine(model: Any, prompts: Sequence[tuple[int, ...]], sampling: Sampling) -> Engine:
-    engine = Engine(RowModel(model, _letters, Bounds(_CONTEXT, ()), _ROWS), _forget)
+    engine = Engine(RowModel(model, _Letters(), Bounds(_CONTEXT, ()), _ROWS), _forget)
     for seed, prompt in enumerate(prompts, 1):
         engine.add(Claim(_job(prompt, sampling, seed), epoch=1, attempts=0, seq=0, said=()))
     return engine
@@ -140,8 +140,16 @@ def _job(prompt: tuple[int, ...], sampling: Sampling, seed: int) -> Job:
     return Job(new_id(), "bench", (prompt,), sampling, Reply("chat"), nobody, nobody, seed, created=0)
 
 
-def _letters(tokens: Sequence[int]) -> str:
-    return "".join(chr(0x4E00 + token) for token in tokens)
+class _Letters:
+    """A letter for every token."""
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Their text."""
+        return "".join(chr(0x4E00 + token) for token in tokens)
+
+    def spell(self, token: int) -> bytes:
+        """One alone."""
+        return self.decode([token]).encode()
 
 
 def _forget(outputs: Sequence[Output]) -> None:

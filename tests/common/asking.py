@@ -11,10 +11,11 @@ from common.jobs import Job
 from common.protocol import Request, parse
 from common.protocol.chat import ChatRequest
 from common.protocol.completions import CompletionRequest
-from common.protocol.generation import Generation, Headers, Room
+from common.protocol.generation import Generation, Headers, Read, Room
 from common.settings import Limits
 
 HI = [{"role": "user", "content": "Hi"}]
+CALL = {"id": "c1", "type": "function", "function": {"name": "look", "arguments": '{"at": "Rome"}'}}
 
 
 WHO = Principal(key_id="k")
@@ -33,7 +34,7 @@ def text(**fields: Any) -> CompletionRequest:
 
 
 def job(ask: Generation, *, prompt: int = 3, context: int = 1024, headers: Headers | None = None) -> Job:
-    return ask.job(WHO, "m", tuple(range(prompt)), Room(context, 1000, 0, headers or Headers()))
+    return ask.job(WHO, "m", [Read(tuple(range(prompt)))], Room(context, 1000, 0, headers or Headers()))
 
 
 def refusal(body: bytes, kind: type[Request] = ChatRequest) -> InvalidRequestError:
@@ -44,3 +45,10 @@ def refusal(body: bytes, kind: type[Request] = ChatRequest) -> InvalidRequestErr
 
 def refused(**fields: Any) -> str | None:
     return refusal(json.dumps({"messages": HI} | fields).encode()).param
+
+
+def turns(ask: ChatRequest) -> list[dict[str, Any]]:
+    """As the chat template will see them."""
+    (one,) = ask.asks()
+    assert one.turns is not None
+    return one.turns

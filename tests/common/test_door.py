@@ -28,9 +28,9 @@ from common.jobs import Job
 from common.ledger.ledger import Ledger
 from common.ledger.replies import WorkerInfo
 from common.protocol.chat import ChatRequest
-from common.protocol.completions import CompletionRequest
 from common.protocol.generation import Headers
 from common.settings import REPOSITORY, Model, Settings
+from tests.common.asking import text
 from worker.models.counting import tokenizer
 
 WHO = Principal()
@@ -107,7 +107,7 @@ def test_a_conversation_becomes_the_tokens_of_the_models_template(door: Door) ->
 
 
 def test_a_text_is_taken_as_it_stands(door: Door) -> None:
-    assert said(admit(door, CompletionRequest(prompt="Once upon"))) == "Once upon"
+    assert said(admit(door, text(prompt="Once upon"))) == "Once upon"
 
 
 def test_an_alias_is_answered_by_its_model(door: Door) -> None:
@@ -169,7 +169,7 @@ def test_a_template_that_breaks_tells_no_internals(door: Door) -> None:
     assert refused.value.message == "The model's chat template refuses this conversation."
 
 
-@pytest.mark.parametrize("ask", [chat("x" * 200), chat("x" * 2000), CompletionRequest(prompt="x" * 100)])
+@pytest.mark.parametrize("ask", [chat("x" * 200), chat("x" * 2000), text(prompt="x" * 100)])
 def test_a_prompt_longer_than_the_context_is_told_so(door: Door, ask: Any) -> None:
     with pytest.raises(ContextLengthError) as refused:
         admit(door, ask)
@@ -179,7 +179,7 @@ def test_a_prompt_longer_than_the_context_is_told_so(door: Door, ask: Any) -> No
 
 def test_an_empty_prompt_is_refused(door: Door) -> None:
     with pytest.raises(InvalidRequestError) as refused:
-        admit(door, CompletionRequest(prompt=""))
+        admit(door, text(prompt=""))
 
     assert refused.value.param == "prompt"
 
@@ -200,10 +200,10 @@ def test_a_prompt_that_takes_too_long_kills_a_child_and_not_the_door(
     ledger.beat(WorkerInfo("w2", "other", 4, 4, "ready"), {})
 
     with pytest.raises(InvalidRequestError) as refused:
-        admit(door, CompletionRequest(prompt="a" * 60 + "!", model="other"))
+        admit(door, text(prompt="a" * 60 + "!", model="other"))
 
     assert "time" in refused.value.message
-    assert said(admit(door, CompletionRequest(prompt="Hi", model="other"))) == "Hi"
+    assert said(admit(door, text(prompt="Hi", model="other"))) == "Hi"
     assert house.children == 1
 
 
@@ -234,7 +234,7 @@ def test_a_child_that_somebody_else_killed_is_asked_again(door: Door) -> None:
 
 def test_many_ask_at_once_and_each_gets_his_own(door: Door) -> None:
     with ThreadPoolExecutor(16) as pool:
-        jobs = list(pool.map(lambda number: admit(door, CompletionRequest(prompt=str(number))), range(64)))
+        jobs = list(pool.map(lambda number: admit(door, text(prompt=str(number))), range(64)))
 
     assert [said(job) for job in jobs] == [str(number) for number in range(64)]
 
@@ -306,7 +306,9 @@ import gevent, sys
 from common.door.children import Children
 children = Children(1)
 def length(text):
-    return len(children.ask({"folder": sys.argv[1], "most": 10**9, "prompt": text})["ids"])
+    prompt = {"ids": None, "turns": None, "text": text, "budget": None, "echo": None, "has_offsets": False}
+    question = {"folder": sys.argv[1], "most": 10**9, "vocabulary": 300, "prompts": [prompt]}
+    return len(children.ask(question)["prompts"][0]["ids"])
 length("warm")
 with gevent.Timeout(0.001, exception=False):
     print(length("first " * 300_000))

@@ -11,7 +11,7 @@ from common.errors import InvalidRequestError
 from common.protocol.chat import ChatRequest
 from common.protocol.completions import CompletionRequest
 from common.protocol.fields import LATER, NEVER
-from tests.common.asking import HI, chat, refusal, refused, strictly, text
+from tests.common.asking import CALL, HI, chat, refusal, refused, strictly, text, turns
 
 
 def test_a_top_level_null_means_the_default() -> None:
@@ -84,7 +84,16 @@ def test_a_wrong_value_is_refused_by_its_fields_name(field: str, value: Any) -> 
     ("message", "param"),
     [
         ({"role": "robot", "content": "x"}, "messages[0].role"),
-        ({"role": "tool", "content": "x", "tool_call_id": "1"}, "messages[0].role"),
+        ({"role": "function", "content": "x", "name": "f"}, "messages[0].role"),
+        ({"role": "tool", "content": "x"}, "messages[0].tool_call_id"),
+        ({"role": "tool", "content": None, "tool_call_id": "1"}, "messages[0].content"),
+        ({"role": "assistant", "content": None}, "messages[0].content"),
+        ({"role": "assistant", "content": None, "tool_calls": []}, "messages[0].content"),
+        ({"role": "user", "content": "x", "tool_calls": [CALL]}, "messages[0].tool_calls"),
+        ({"role": "assistant", "tool_calls": [CALL] * 129}, "messages[0].tool_calls"),
+        ({"role": "assistant", "tool_calls": [CALL | {"type": "custom"}]}, "messages[0].tool_calls[0].type"),
+        ({"role": "assistant", "content": "x", "function_call": {"name": "f"}}, "messages[0].function_call"),
+        ({"role": "assistant", "content": "x", "audio": {"id": "a"}}, "messages[0].audio"),
         ({"content": "x"}, "messages[0].role"),
         ({"role": "user"}, "messages[0].content"),
         ({"role": "user", "content": None}, "messages[0].content"),
@@ -95,7 +104,7 @@ def test_a_wrong_value_is_refused_by_its_fields_name(field: str, value: Any) -> 
             {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]},
             "messages[0].content[0].type",
         ),
-        ({"role": "assistant", "content": "x", "tool_calls": [{}]}, "messages[0].tool_calls"),
+        ({"role": "assistant", "content": "x", "tool_calls": [{}]}, "messages[0].tool_calls[0].id"),
         ("Hi", "messages[0]"),
     ],
 )
@@ -111,7 +120,7 @@ def test_parts_of_text_are_one_text_and_developers_are_systems() -> None:
         ]
     )
 
-    assert asked.conversation() == [
+    assert turns(asked) == [
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": "a\nb", "name": "Ann"},
     ]
@@ -126,7 +135,7 @@ def test_a_message_that_an_sdk_dumped_may_come_back() -> None:
         "tool_calls": None,
     }
 
-    assert chat(messages=[*HI, dumped, *HI]).conversation()[1] == {"role": "assistant", "content": "Hello"}
+    assert turns(chat(messages=[*HI, dumped, *HI]))[1] == {"role": "assistant", "content": "Hello"}
 
 
 @pytest.mark.parametrize("name", [*LATER, *NEVER])
@@ -254,7 +263,33 @@ def test_a_number_beyond_all_numbers_is_refused() -> None:
     assert refusal(b'{"messages": [{"role": "user", "content": "x"}], "temperature": 1e999}').param == "temperature"
 
 
-@pytest.mark.parametrize("prompt", [["a"], [1, 2], [[1]], 5])
-def test_a_text_completion_takes_one_string(prompt: Any) -> None:
-    assert refusal(json.dumps({"prompt": prompt}).encode(), CompletionRequest).param == "prompt"
-    assert text(prompt="").kind == "completion"
+@pytest.mark.parametrize(
+    ("prompt", "param"),
+    [
+        (5, "prompt"),
+        ({}, "prompt"),
+        ([], "prompt"),
+        ([[]], "prompt[0]"),
+        (["a", 1], "prompt[1]"),
+        ([None], "prompt[0]"),
+        ([1, "a"], "prompt[0][1]"),
+        ([[1], [2, -1]], "prompt[1][1]"),
+        ([1.5], "prompt[0][0]"),
+        ([True], "prompt[0][0]"),
+        (["a"] * 129, "prompt"),
+    ],
+)
+def test_a_prompt_of_another_kind_is_refused_by_its_place(prompt: Any, param: str) -> None:
+    assert refusal(json.dumps({"prompt": prompt}).encode(), CompletionRequest).param == param
+
+
+def test_a_prompt_is_a_text_or_tokens_or_many_of_them() -> None:
+    prompts = ["a", ["a", ""], [1, 2], [[1], [2, 3]], ["a", [1]]]
+
+    assert [text(prompt=prompt).prompt for prompt in prompts] == [
+        ("a",),
+        ("a", ""),
+        ((1, 2),),
+        ((1,), (2, 3)),
+        ("a", (1,)),
+    ]

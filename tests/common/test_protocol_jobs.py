@@ -1,12 +1,15 @@
 """What a Request makes of a Job."""
 
+import json
 from typing import Any
 
 import pytest
 
 from common.errors import ContextLengthError, InvalidRequestError
-from common.protocol.generation import Headers
-from tests.common.asking import chat, job, refused, text
+from common.jobs import Echo
+from common.protocol.completions import CompletionRequest
+from common.protocol.generation import Headers, Read, Room
+from tests.common.asking import WHO, chat, job, refusal, refused, text
 
 
 def test_the_reference_says_what_a_request_that_says_nothing_means() -> None:
@@ -163,3 +166,98 @@ def test_the_shortest_patience_counts_and_streams_have_no_read_timeout() -> None
     assert job(chat(stream=True), headers=headers).max_wait_s == 700
     assert job(chat(max_time=30), headers=headers).max_wait_s == 30
     assert job(chat()).max_wait_s is None
+
+
+def test_choices_of_all_prompts_are_one_job_of_bounded_size() -> None:
+    asked = text(prompt=["a", "b"], n=16, max_tokens=5)
+
+    made = asked.job(WHO, "m", [Read((1, 2)), Read((3,))], Room(100, 1000, 0, Headers()))
+
+    assert (made.n, made.choices, made.cost) == (16, 32, 3 + 32 * 5)
+    with pytest.raises(InvalidRequestError) as told:
+        asked.job(WHO, "m", [Read((1,))] * 9, Room(100, 1000, 0, Headers()))
+    assert told.value.param == "n"
+
+
+def test_a_default_shrinks_to_the_room_that_the_shortest_prompt_leaves_and_a_number_must_fit_the_longest() -> None:
+    prompts = [Read((1,) * 90), Read((1,) * 40)]
+    room = Room(100, 1000, 0, Headers())
+
+    assert text().job(WHO, "m", prompts, room).sampling.max_tokens == 60
+    assert text(max_tokens=10).job(WHO, "m", prompts, room).sampling.max_tokens == 10
+    with pytest.raises(ContextLengthError) as told:
+        text(max_tokens=11).job(WHO, "m", prompts, room)
+    assert told.value.param == "max_tokens"
+
+
+@pytest.mark.parametrize(
+    ("fields", "ignored"),
+    [({}, ()), ({"best_of": 1}, ()), ({"best_of": 3, "n": 3}, ()), ({"best_of": 3}, ("best_of",))],
+)
+def test_best_of_is_as_many_as_are_told_or_ignored_and_named(fields: dict[str, Any], ignored: tuple[str, ...]) -> None:
+    assert chat(**fields).ignored == text(**fields).ignored == ignored
+
+
+@pytest.mark.parametrize("value", [0, 17, 1.5, "2", True])
+def test_choices_are_a_number_from_one_to_sixteen(value: Any) -> None:
+    assert refused(n=value) == "n"
+
+
+def test_logprobs_are_asked_for_as_each_endpoint_has_them() -> None:
+    asked = [
+        chat(),
+        chat(logprobs=True),
+        chat(logprobs=True, top_logprobs=20),
+        text(),
+        text(logprobs=0),
+        text(logprobs=5),
+    ]
+
+    assert [job(one).sampling.logprobs for one in asked] == [None, 0, 20, None, 0, 5]
+
+
+@pytest.mark.parametrize(
+    "fields", [{"top_logprobs": 2}, {"top_logprobs": 21, "logprobs": True}, {"top_logprobs": -1, "logprobs": True}]
+)
+def test_the_likeliest_go_with_logprobs_and_are_twenty_at_most(fields: dict[str, Any]) -> None:
+    assert refused(**fields) == "top_logprobs"
+
+
+@pytest.mark.parametrize("value", [True, 6, -1, "1"])
+def test_logprobs_of_a_text_are_a_small_number(value: Any) -> None:
+    assert refusal(json.dumps({"prompt": "a", "logprobs": value}).encode(), CompletionRequest).param == "logprobs"
+    assert refused(logprobs=1) == "logprobs"
+
+
+def test_no_token_at_all_goes_with_echo_only() -> None:
+    assert job(text(max_tokens=0, echo=True)).sampling.max_tokens == 0
+    assert refusal(b'{"prompt": "a", "max_tokens": 0}', CompletionRequest).param == "max_tokens"
+    assert refused(max_tokens=0, echo=True) == "max_tokens"
+
+
+def test_a_prompt_that_would_fill_the_memory_with_scores_is_refused() -> None:
+    long = Read((1,) * 6000, Echo("a" * 6000, tuple(range(6000))))
+    asked = text(echo=True, logprobs=0)
+
+    with pytest.raises(InvalidRequestError) as told:
+        asked.job(WHO, "m", [long], Room(8000, 152_000, 0, Headers()))
+
+    assert (told.value.param, "3532 tokens" in told.value.message) == ("echo", True)
+    assert asked.job(WHO, "m", [long], Room(8000, 32_000, 0, Headers())).echo == (long.echo,)
+
+
+def test_what_is_stored_is_kept_for_a_month_and_made_without_anybody_waiting() -> None:
+    kept, plain = job(chat(store=True)), job(chat())
+
+    assert (kept.keep_s, kept.on_disconnect) == (30 * 86_400, "finish")
+    assert (plain.keep_s, plain.on_disconnect) == (3600, "cancel")
+    assert job(chat(store=True, on_disconnect="cancel")).on_disconnect == "cancel"
+    assert text(store=True).ignored == ("store",)
+
+
+def test_the_tier_and_the_clients_own_words_come_back() -> None:
+    reply = job(chat(service_tier="auto", client_metadata="night run", metadata={"a": "b"})).reply
+
+    assert (reply.service_tier, reply.client_metadata, reply.metadata) == ("default", "night run", {"a": "b"})
+    assert job(chat(service_tier="flex")).reply.service_tier == "flex"
+    assert job(chat()).reply.service_tier is None

@@ -143,7 +143,11 @@ def test_an_unknown_model_is_not_found(stack: Stack) -> None:
 
 def test_what_comes_later_is_refused_by_name(stack: Stack) -> None:
     with pytest.raises(openai.BadRequestError) as error:
-        stack.client().chat.completions.create(model=MODEL, messages=[{"role": "user", "content": "Hi"}], n=2)
+        stack.client().chat.completions.create(
+            model=MODEL,
+            messages=[{"role": "user", "content": "Hi"}],
+            tools=[{"type": "function", "function": {"name": "f"}}],
+        )
 
     assert error.value.param == "n"
 

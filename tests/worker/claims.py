@@ -7,10 +7,12 @@ from common.jobs import Delta, Event, Failed, Finish, Job, Sampling
 from common.ledger.replies import Claim
 from tests.builders import a_job
 from worker.engine import rng
-from worker.engine.engine import Engine, Feed, Model, Output
+from worker.engine.engine import Drawn, Engine, Feed, Model, Output
 from worker.models.counting import Counting, tokenizer
+from worker.models.pieces import Pieces
 
 _BYTES = tokenizer()
+BYTES = Pieces(_BYTES)
 
 
 def spelled(text: str) -> tuple[int, ...]:
@@ -79,7 +81,7 @@ class Watched(Counting):
         self.freed: list[int] = []
         self._breaks = breaks
 
-    def step(self, feeds: Sequence[Feed]) -> Mapping[int, int | None]:
+    def step(self, feeds: Sequence[Feed]) -> Mapping[int, Drawn]:
         self.steps.append(tuple(feeds))
         if any(map(self._breaks, feeds)):
             raise RuntimeError("this step was to break")

@@ -19,7 +19,7 @@ from tests.worker.claims import (
     keys,
     spelled,
 )
-from worker.engine.engine import Engine, Feed, Output
+from worker.engine.engine import Drawn, Engine, Feed, Output
 from worker.models.counting import CONTEXT
 
 _WAIT_S = 20.0
@@ -71,9 +71,9 @@ def test_a_newcomer_that_breaks_the_step_it_enters_disturbs_nobody() -> None:
 class _Silent(Watched):
     """Has no token where it should break."""
 
-    def step(self, feeds: Sequence[Feed]) -> Mapping[int, int | None]:
+    def step(self, feeds: Sequence[Feed]) -> Mapping[int, Drawn]:
         told = dict(super(Watched, self).step(feeds))
-        return told | {feed.slot: None for feed in feeds if self._breaks(feed)}
+        return told | {feed.slot: Drawn(None) for feed in feeds if self._breaks(feed)}
 
 
 def test_a_sequence_without_a_token_fails_and_takes_its_job_along() -> None:

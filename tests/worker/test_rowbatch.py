@@ -11,7 +11,7 @@ from common.jobs import Delta, Done, Job, Sampling
 from tests.builders import a_job
 from tests.worker import tiny
 from tests.worker.claims import Notes, a_claim, an_engine, answers, finish, is_failed, keys, read
-from worker.engine.engine import Feed
+from worker.engine.engine import Drawn, Feed
 from worker.engine.rowbatch import RowModel, UnsupportedModelError
 from worker.engine.sequence import Bounds, Draw
 
@@ -122,7 +122,7 @@ def test_choices_of_one_prompt_differ_and_another_seed_says_something_else() -> 
 
 @pytest.mark.parametrize("sampling", [Sampling(24, 0.0), Sampling(24, 1.0, stop=("e", "7K", "\x00"))], ids=str)
 def test_an_answer_of_bytes_cut_anywhere_goes_on_the_same(sampling: Sampling) -> None:
-    bytes_of = RowModel(_LLAMA, lambda tokens: read([token % 256 for token in tokens]), Bounds(320, ()), 4)
+    bytes_of = RowModel(_LLAMA, tiny.Spoken(lambda tokens: read([token % 256 for token in tokens])), Bounds(320, ()), 4)
     job, mate = _job(6, 0, n=2, seed=9, sampling=sampling), _job(13, 20)
     whole = answers(bytes_of, a_claim(job)).events[job.id]
 
@@ -186,7 +186,7 @@ class _Breaking(RowModel):
 
     bad_key: int
 
-    def step(self, feeds: Sequence[Feed]) -> Mapping[int, int | None]:
+    def step(self, feeds: Sequence[Feed]) -> Mapping[int, Drawn]:
         tokens = super().step(feeds)
         if any(feed.draw.key == self.bad_key and feed.position > 8 for feed in feeds):
             raise RuntimeError("out of luck")
@@ -196,7 +196,7 @@ class _Breaking(RowModel):
 @pytest.mark.parametrize("at", [0, 1, 2, 3, 4])
 def test_rows_that_were_tried_in_parts_keep_their_places(at: int) -> None:
     jobs = [_job(length, 12, seed=length) for length in (4, 5, 6, 7, 8)]
-    model = _Breaking(_LLAMA, tiny.letters, Bounds(tiny.CONTEXT, ()), 5)
+    model = _Breaking(_LLAMA, tiny.LETTERS, Bounds(tiny.CONTEXT, ()), 5)
     model.bad_key = keys(jobs[at])[0]
     engine, notes = an_engine(model, *jobs)
 
@@ -224,7 +224,7 @@ class _BreakingInside(RowModel):
 def test_a_state_moves_once_however_often_a_step_is_done(name: str) -> None:
     network = tiny.network(name)
     jobs = [_job(length, 12, seed=length) for length in (4, 5, 6, 7, 8)]
-    model = _BreakingInside(network, tiny.letters, Bounds(tiny.CONTEXT, ()), 5)
+    model = _BreakingInside(network, tiny.LETTERS, Bounds(tiny.CONTEXT, ()), 5)
     model.bad_key = keys(jobs[2])[0]
     engine, notes = an_engine(model, *jobs)
 
@@ -236,7 +236,8 @@ def test_a_state_moves_once_however_often_a_step_is_done(name: str) -> None:
 
 
 def _step(model: RowModel, *feeds: tuple[int, Sequence[int], int]) -> Mapping[int, int | None]:
-    return model.step([Feed(slot, tokens, position, _GREEDY) for slot, tokens, position in feeds])
+    drawn = model.step([Feed(slot, tokens, position, _GREEDY) for slot, tokens, position in feeds])
+    return {slot: one.token for slot, one in drawn.items()}
 
 
 def test_a_row_that_broke_while_it_decoded_disturbs_no_mate() -> None:

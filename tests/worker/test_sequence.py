@@ -4,7 +4,7 @@ import pytest
 
 from common.jobs import Delta, Event, Job, Sampling
 from tests.builders import a_job
-from tests.worker.claims import a_claim, answers, read, spelled
+from tests.worker.claims import BYTES, a_claim, answers, spelled
 from worker.engine import rng, sequence
 from worker.engine.sequence import Bounds
 from worker.models.counting import Counting
@@ -20,7 +20,7 @@ def _prompted(text: str, sampling: Sampling, **changes: object) -> Job:
 def _events(job: Job, answer: Sequence[int], said: Sequence[Event] = (), now: float = 0.0) -> list[Delta]:
     """What a model that gives these tokens makes of a job, after what was said."""
     one = sequence.work(a_claim(job, said), 1, _BOUNDS).sequences[0]
-    events = [] if one.is_finished else [*one.begin(read, now)]
+    events = [] if one.is_finished else [*one.begin(BYTES, now)]
     for token in answer[len(one.tokens) :]:
         if one.is_finished:
             break
@@ -81,7 +81,7 @@ def test_half_a_character_at_the_end_is_not_shown() -> None:
 
 def test_time_that_is_up_ends_the_answer_as_its_length_does() -> None:
     one = sequence.work(a_claim(a_job(max_time_s=5.0)), 1, _BOUNDS).sequences[0]
-    one.begin(read, 100.0)
+    one.begin(BYTES, 100.0)
 
     early, late = one.take(spelled("x")[0], 104.9), one.take(spelled("y")[0], 105.0)
 
@@ -91,7 +91,7 @@ def test_time_that_is_up_ends_the_answer_as_its_length_does() -> None:
 
 def test_a_token_that_the_model_did_not_give_is_an_error() -> None:
     one = sequence.work(a_claim(a_job()), 1, _BOUNDS).sequences[0]
-    one.begin(read, 0.0)
+    one.begin(BYTES, 0.0)
 
     with pytest.raises(ValueError, match="no token"):
         one.take(None, 0.0)
@@ -165,13 +165,13 @@ def test_text_that_the_log_lacks_is_said_before_anything_new() -> None:
 
 def test_a_sequence_that_comes_back_from_parking_says_nothing_twice() -> None:
     one = sequence.work(a_claim(_prompted("a", Sampling(9))), 1, _BOUNDS).sequences[0]
-    one.begin(read, 0.0)
+    one.begin(BYTES, 0.0)
     one.take(spelled("x")[0], 0.0)
     assert one.unread() == spelled("x")
 
     one.read = 0  # what the scheduler does when it gives it a slot again
 
-    assert one.begin(read, 50.0) == ()
+    assert one.begin(BYTES, 50.0) == ()
     assert one.unread() == spelled("ax")
     assert one.take(spelled("y")[0], 50.0) == (Delta("y", spelled("y")),)
 

@@ -1,5 +1,6 @@
 """Tiny models with random weights, made on the spot, and what ``generate`` says with them."""
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -94,9 +95,23 @@ def letters(tokens: Any) -> str:
     return "".join(chr(0x4E00 + token) for token in tokens)
 
 
+class Spoken:
+    """What a decoder says, as a model wants it."""
+
+    def __init__(self, decode: Callable[[Sequence[int]], str]) -> None:
+        self.decode = decode
+
+    def spell(self, token: int) -> bytes:
+        """Each token stands for itself."""
+        return self.decode([token]).encode()
+
+
+LETTERS = Spoken(letters)
+
+
 def rows(model: Any, slots: int = 8, end_ids: tuple[int, ...] = ()) -> RowModel:
     """The same model as the engine sees it."""
-    return RowModel(model, letters, Bounds(CONTEXT, end_ids), slots)
+    return RowModel(model, LETTERS, Bounds(CONTEXT, end_ids), slots)
 
 
 def generated(model: Any, prompt: tuple[int, ...], count: int, **more: Any) -> list[int]:

@@ -7,17 +7,19 @@ import threading
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from common import telemetry
 from common.errors import InternalError
 from common.jobs import Delta, Done, Event, Failed, Usage
 from common.ledger.replies import Claim
 from worker.engine import sequence as sequences
+from worker.engine.likely import Asked, Score
 from worker.engine.scheduler import Pace, Room, Scheduler
 from worker.engine.sequence import Bounds, Draw, Work
+from worker.engine.text import Speech
 
-__all__ = ["Draw", "Engine", "Feed", "Hot", "Model", "Output", "Room", "Sink"]
+__all__ = ["Draw", "Drawn", "Engine", "Feed", "Hot", "Model", "Output", "Room", "Sink"]
 
 _OUT = 2  # a loop that breaks twice in a row is given up
 _FAILED = Failed.of(InternalError("The server failed while it worked on this request."))
@@ -32,26 +34,31 @@ class Feed:
     tokens: Sequence[int]
     position: int  # of the first of them
     draw: Draw
+    asked: Asked | None = None  # None: nothing is scored
+
+
+class Drawn(NamedTuple):
+    """A sequence's next token; None where the logits are not finite."""
+
+    token: int | None = None
+    scores: tuple[Score, ...] = ()  # of the tokens that the feed asks for, then of this one
 
 
 Feeds = dict[sequences.Sequence, Feed]
-Tokens = dict[sequences.Sequence, int | None]
+Tokens = dict[sequences.Sequence, Drawn]
 
 
-class Model(Protocol):
+class Model(Speech, Protocol):
     """What the engine knows of a model."""
 
     slots: int
     bounds: Bounds
 
-    def step(self, feeds: Sequence[Feed]) -> Mapping[int, int | None]:
-        """The next token of each slot; None where the logits are not finite. May be repeated after an exception."""
+    def step(self, feeds: Sequence[Feed]) -> Mapping[int, Drawn]:
+        """The next token of each slot. May be repeated after an exception."""
 
     def free(self, slot: int) -> None:
         """Forget what was read in this slot; a slot that was never used is free already."""
-
-    def decode(self, tokens: Sequence[int]) -> str:
-        """Their text, without special tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +204,7 @@ class Engine:
             self._begin(sequence, now)
         alone = [sequence for sequence in entered if sequence.slot is not None and self._is_suspect(sequence)]
         return {
-            sequence: Feed(sequence.slot, sequence.unread(), sequence.read, sequence.draw)
+            sequence: Feed(sequence.slot, sequence.unread(), sequence.read, sequence.draw, sequence.asked())
             for sequence in alone or self._scheduler.running
             if sequence.slot is not None
         }
@@ -207,7 +214,7 @@ class Engine:
         if sequence.slot is None:
             return
         try:
-            self._say(sequence, sequence.begin(self._model.decode, now))
+            self._say(sequence, sequence.begin(self._model, now))
         except Exception:  # whatever its text does, it fails alone
             log.exception("a sequence could not begin", job=sequence.job_id)
             self._fail(sequence.job_id)
@@ -220,7 +227,7 @@ class Engine:
         self._pace.note(seconds, prefilled, len(tokens))
         self.counters["steps"] += bool(feeds)
         self.counters["prefilled_tokens"] += prefilled
-        self.counters["generation_tokens"] += sum(token is not None for token in tokens.values())
+        self.counters["generation_tokens"] += sum(drawn.token is not None for drawn in tokens.values())
 
     def _forward(self, feeds: Feeds) -> Tokens:
         """The next tokens; None for the sequences that cannot have one.
@@ -244,7 +251,7 @@ class Engine:
             return self._read(feeds)
         except Exception:  # noqa: BLE001  the whole step's exception is in the log
             if len(feeds) == 1:
-                return dict.fromkeys(feeds)
+                return dict.fromkeys(feeds, Drawn())
         parts, middle = tuple(feeds.items()), len(feeds) // 2
         return self._tried(dict(parts[:middle])) | self._tried(dict(parts[middle:]))
 
@@ -259,13 +266,13 @@ class Engine:
     def _apply(self, tokens: Tokens) -> None:
         """Tokens to events; a sequence that was parked or ended meanwhile loses its token."""
         now = time.monotonic()
-        for sequence, token in tokens.items():
+        for sequence, drawn in tokens.items():
             if sequence.slot is None:
                 continue
             try:
-                self._say(sequence, sequence.take(token, now))
+                self._say(sequence, sequence.take(drawn.token, now, drawn.scores))
             except Exception:  # whatever its text does, it fails alone
-                log.exception("a sequence failed", job=sequence.job_id, has_token=token is not None)
+                log.exception("a sequence failed", job=sequence.job_id, has_token=drawn.token is not None)
                 self._fail(sequence.job_id)
         self._outputs += [
             Output(job_id, self._scheduler[job_id].claim.epoch, tuple(events))

@@ -3,10 +3,11 @@
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
-from common.jobs import Class, Delta, Finish, Sampling
+from common.jobs import Class, Delta, Echo, Finish, Logprob, Sampling
 from common.ledger.replies import Claim
-from worker.engine import rng
-from worker.engine.text import Decode, Text
+from worker.engine import likely, rng
+from worker.engine.likely import Asked, Entries, Score
+from worker.engine.text import Speech, Text
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +65,18 @@ class Sequence:
         self.slot: int | None = None
         self.read = 0  # tokens the model has read in this slot
         self.is_finished = any(delta.finish for delta in said)
-        self._said = sum(len(delta.text) for delta in said)
         self._most = min(sampling.max_tokens, bounds.context - len(self.prompt))
-        self._stop = sampling.stop
+        self._stop, self._top = sampling.stop, sampling.logprobs
         self._max_time_s = job.max_time_s
         self._text: Text | None = None
         self._began = 0.0
+        echo = job.echo[choice // job.n] if job.echo else Echo("")
+        self._echo = None if said else echo  # still to be said
+        self._before = len(echo.text)
+        self._said = max(0, sum(len(delta.text) for delta in said) - self._before)
+        self._entries: Entries | None = None  # None: nothing is scored
+        self._scored = max(0, sum(len(delta.logprobs) for delta in said) - likely.echoed(echo))  # tokens
+        self._unscored: list[int] = []  # where the text of each later one that was said begins
 
     def __len__(self) -> int:
         """Tokens of prompt and answer."""
@@ -79,7 +86,13 @@ class Sequence:
         """What the model has not read yet: the newest token, or everything."""
         return (self.tokens[-1],) if self.read else (*self.prompt, *self.tokens)
 
-    def begin(self, decode: Decode, now: float) -> tuple[Delta, ...]:
+    def asked(self) -> Asked | None:
+        """What is to be scored beside the next token: a prompt that is told with its scores, or what the log lacks."""
+        if self._top is None:
+            return None
+        return Asked(1 if self._echo else len(self) - len(self._unscored), self._top)
+
+    def begin(self, speech: Speech, now: float) -> tuple[Delta, ...]:
         """Take up where the log ends, when the sequence first gets a slot; a few words if the log left some unsaid.
 
         The said tokens go through the text again, so that half characters and possible stop strings are held as they
@@ -87,49 +100,84 @@ class Sequence:
         """
         if self._text is not None:
             return ()  # parked, and back
-        self._text = Text(decode, self._stop)
+        self._text = Text(speech.decode, self._stop)
         self._began = now
+        if self._top is not None:
+            self._entries = Entries(speech.spell, self._before)
+        if self._echo and self._echo.offsets is not None:
+            return ()  # it comes with the first token, and its scores
+        finish, shown = self._again(self._text, now)
+        new = shown[self._said :]
+        if self._echo:
+            new, self._echo = self._echo.text + new, None
+        if finish:
+            return self._ended(finish, new, ())
+        return (Delta(new, (), self.choice),) if new else ()
+
+    def take(self, token: int | None, now: float, scores: tuple[Score, ...] = ()) -> tuple[Delta, ...]:
+        """The model's next token, as the log will have it; None: the model had none."""
+        if self._text is None or token is None:
+            raise ValueError("the model gave no token")
+        self.read = len(self)
+        if self._entries is None:
+            return self._added(self._text, token, now, None)
+        *earlier, score = scores
+        before = self._told(self._entries, earlier)
+        if self._most <= 0:  # only the prompt was to be told
+            return (*before, *self._ended("length", "", ()))
+        return (*before, *self._added(self._text, token, now, score))
+
+    def _again(self, text: Text, now: float) -> tuple[Finish | None, str]:
+        """The said tokens once more: what ends them, and their text."""
         said, self.tokens = self.tokens, []
         shown = ""
         finish: Finish | None = "length" if self._most <= 0 else None
         for token in said:
-            events = self._added(self._text, token, now)
+            events = self._added(text, token, now, None)
             shown += "".join(delta.text for delta in events)
             if finish := events[-1].finish:
                 break
         if len(shown) < self._said:
             finish = "length"  # only the end by ``max_time_s`` lets go of text that these tokens still hold back
-        new = shown[self._said :]
-        if finish:
-            return self._ended(finish, new, ())
-        return (Delta(new, (), self.choice),) if new else ()
+        return finish, shown
 
-    def take(self, token: int | None, now: float) -> tuple[Delta, ...]:
-        """The model's next token, as the log will have it; None: the model had none."""
-        if self._text is None or token is None:
-            raise ValueError("the model gave no token")
-        self.read = len(self)
-        return self._added(self._text, token, now)
+    def _told(self, entries: Entries, earlier: list[Score]) -> tuple[Delta, ...]:
+        """The prompt with its scores; scores that a worker before us took with it go to their text."""
+        if self._echo and self._echo.offsets is not None:
+            told = entries.of_prompt(self.prompt, self._echo.offsets, earlier)
+            echo, self._echo = Delta(self._echo.text, (), self.choice, None, told), None
+            return (echo,)
+        for start, score in zip(self._unscored, earlier, strict=True):
+            entries.add(score, start)
+        self._unscored.clear()
+        return ()
 
-    def _added(self, text: Text, token: int, now: float) -> tuple[Delta, ...]:
+    def _added(self, text: Text, token: int, now: float, score: Score | None) -> tuple[Delta, ...]:
         self.tokens.append(token)
+        entries, start = self._entries, text.decoded
         if token in self._ends:
-            return self._ended("stop", text.close(), (token,))
+            return self._ended("stop", text.close(), (token,), entries.rest() if entries else ())
         new, is_stopped = text.push(token)
+        if entries and score:
+            entries.add(score, start)
+        elif entries and len(self.tokens) > self._scored:
+            self._unscored.append(start)
         if is_stopped:
-            return self._ended("stop", new, (token,))
+            return self._ended("stop", new, (token,), entries.begun(text.shown) if entries else ())
         if len(self.tokens) >= self._most or self._is_late(now):
-            return self._ended("length", new + text.close(), (token,))
-        return (Delta(new, (token,), self.choice),)
+            return self._ended("length", new + text.close(), (token,), entries.rest() if entries else ())
+        return (Delta(new, (token,), self.choice, None, entries.ready(text.shown, text.decoded) if entries else ()),)
 
     def _is_late(self, now: float) -> bool:
         return self._max_time_s is not None and now - self._began >= self._max_time_s
 
-    def _ended(self, finish: Finish, text: str, tokens: tuple[int, ...]) -> tuple[Delta, ...]:
+    def _ended(
+        self, finish: Finish, text: str, tokens: tuple[int, ...], logprobs: tuple[Logprob, ...] = ()
+    ) -> tuple[Delta, ...]:
         """The item with the finish has no text, so that every item is one frame at most."""
         self.is_finished = True
-        if text:
-            return (Delta(text, tokens, self.choice), Delta("", (), self.choice, finish))
+        if text or logprobs:
+            return (Delta(text, tokens, self.choice, None, logprobs), Delta("", (), self.choice, finish))
         return (Delta("", tokens, self.choice, finish),)
 
 

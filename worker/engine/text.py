@@ -1,6 +1,7 @@
 """Tokens to text as they come: no half characters, no stop strings, nothing shown that must be taken back."""
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 _HALF = "\ufffd"  # how a decoder shows bytes that are no character (yet)
 _LONG = 12  # tokens decoded together before the oldest are let go
@@ -8,6 +9,16 @@ _STUCK = 64  # tokens without one whole character: no character is that long
 _REST = 3  # what may still become a character: all its bytes but one
 
 Decode = Callable[[Sequence[int]], str]
+
+
+class Speech(Protocol):
+    """What a model's tokens say."""
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Their text, without special tokens."""
+
+    def spell(self, token: int) -> bytes:
+        """One token's part of a text, in UTF-8."""
 
 
 class Characters:
@@ -96,11 +107,16 @@ class Text:
     def __init__(self, decode: Decode, stops: Sequence[str]) -> None:
         self._characters = Characters(decode)
         self._stops = Stops(stops)
+        self.decoded = 0  # characters, those that wait for a stop string included
+        self.shown = 0
 
     def push(self, token: int) -> tuple[str, bool]:
         """What this token adds, and whether it completes a stop string (then nothing more may follow)."""
         new = self._characters.push(token)
-        return self._stops.push(new) if new else ("", False)
+        self.decoded += len(new)
+        shown, is_stopped = self._stops.push(new) if new else ("", False)
+        self.shown += len(shown)
+        return shown, is_stopped
 
     def close(self) -> str:
         """The text that waited for a stop string in vain."""

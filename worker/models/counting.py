@@ -5,6 +5,7 @@ the text so far ends (from 1 when that is not a number) up to ``answer``; sample
 """
 
 import json
+import math
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -14,13 +15,16 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from common.bundle import packed
 from worker.engine import rng
-from worker.engine.engine import Feed
+from worker.engine.engine import Drawn, Feed
+from worker.engine.likely import Score
 from worker.engine.sequence import Bounds
+from worker.models.pieces import Pieces
 
 PREFIX = "counting:"
 CONTEXT = 8192
 _END = "<|end|>"
 _TEMPLATE = "{% for message in messages %}{{ message['content'] }}\n{% endfor %}"
+_DRAWN = "0123456789 "  # when it is sampled
 _TAIL = 24  # characters that decide about the next one
 _NEXT = re.compile(r"(?:^|\D)(\d+) (\d*)$")
 _ALONE = re.compile(r"(\d+)$")
@@ -44,6 +48,7 @@ class Counting:
         told = dict(parse_qsl(query.removeprefix("?")))
         self.slots = slots
         self.tokenizer = tokenizer()
+        self._pieces = Pieces(self.tokenizer)
         self._ids = self.tokenizer.get_vocab()
         self._ids[" "] = self.tokenizer.encode(" ").ids[0]  # a byte-level alphabet spells it otherwise
         self.bounds = Bounds(min(context or CONTEXT, CONTEXT), (self._ids[_END],))
@@ -51,10 +56,10 @@ class Counting:
         self._answer = int(told.get("answer", 200))
         self._tails: dict[int, str] = {}
 
-    def step(self, feeds: Sequence[Feed]) -> Mapping[int, int | None]:
+    def step(self, feeds: Sequence[Feed]) -> Mapping[int, Drawn]:
         """One character each."""
         time.sleep(self._step_s)  # as long as a forward pass would take
-        return {feed.slot: self._next(feed) for feed in feeds}
+        return {feed.slot: self._drawn(feed) for feed in feeds}
 
     def free(self, slot: int) -> None:
         """Forget its text."""
@@ -62,7 +67,11 @@ class Counting:
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Bytes as text."""
-        return str(self.tokenizer.decode(tokens))
+        return self._pieces.decode(tokens)
+
+    def spell(self, token: int) -> bytes:
+        """Its byte."""
+        return self._pieces.spell(token)
 
     def files(self) -> bytes:
         """The tokenizer's files as the door wants them."""
@@ -75,12 +84,23 @@ class Counting:
             }
         )
 
+    def _drawn(self, feed: Feed) -> Drawn:
+        """With its scores: greedy, it is certain; sampled, each of its characters is as likely; prompts surprise it."""
+        token = self._next(feed)
+        if feed.asked is None:
+            return Drawn(token)
+        likeliest = [self._ids[one] for one in _DRAWN] if feed.draw.temperature > 0 else [token]
+        value = -math.log(len(likeliest))
+        top = tuple((one, value) for one in likeliest[: feed.asked.top])
+        before = () if feed.position else feed.tokens[feed.asked.since :]
+        return Drawn(token, (*(Score(one, -math.inf) for one in before), Score(token, value, top)))
+
     def _next(self, feed: Feed) -> int:
         before = self._tails.get(feed.slot, "") if feed.position else ""
         tail = self._tails[feed.slot] = (before + self.decode(feed.tokens))[-_TAIL:]
         position = feed.position + len(feed.tokens)
         if feed.draw.temperature > 0:
-            return self._ids["0123456789 "[int(11 * rng.uniform(feed.draw.key, position))]]
+            return self._ids[_DRAWN[int(len(_DRAWN) * rng.uniform(feed.draw.key, position))]]
         return self._ids[self._character(tail)]
 
     def _character(self, tail: str) -> str:

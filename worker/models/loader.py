@@ -21,6 +21,7 @@ from common.checkpoints import complaint
 from worker.engine import engine
 from worker.engine.sequence import Bounds
 from worker.models.counting import PREFIX, Counting
+from worker.models.pieces import Pieces
 
 _CONTEXT = 2048  # of a model that does not say
 _LONGEST = 300  # characters of somebody else's error message
@@ -115,7 +116,7 @@ def _pretrained(model: settings.Model, threads: int) -> Loaded:
         raise LoadError(f"{model.path} cannot be loaded: {_shortened(error)}") from error
     bounds = Bounds(_context(model, network.config), _end_ids(network, tokenizer))
     try:
-        rows = RowModel(network, tokenizer.backend_tokenizer.decode, bounds, model.slots)
+        rows = RowModel(network, Pieces(tokenizer.backend_tokenizer), bounds, model.slots)
         rows.test()
     except UnsupportedModelError as error:
         raise LoadError(f"{model.path} cannot be served yet: {error}.") from error
