@@ -10,7 +10,7 @@ from api.errors import json_response
 from api.feed import Feed
 from api.state import state
 from api.stream import Sse, gather
-from common import protocol
+from common import protocol, telemetry
 from common.errors import InvalidRequestError
 from common.protocol.chat import ChatRequest
 from common.protocol.completions import CompletionRequest
@@ -19,6 +19,7 @@ from common.render import chat as chat_shape
 from common.render import completions as completion_shape
 from common.render.frames import Shape
 
+log = telemetry.logger("api")
 bp = Blueprint("chat", __name__, url_prefix="/v1")
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.\-]")
 _MOST_NAMED = 32
@@ -45,6 +46,8 @@ def _answer(kind: type[ChatRequest | CompletionRequest], shape: Shape) -> Respon
     settings = state().settings
     ask = protocol.parse(body.read(settings.limits.body_s), kind, limits=settings.limits, strict=settings.strict_params)
     feed = state().open_feed(ask, g.who, _headers())
+    if ask.client_metadata:
+        log.info("request accepted", job=feed.job.id, client_metadata=ask.client_metadata)
     if connection := request.environ.get("gunicorn.socket"):
         state().sweeper.watch(feed, connection)
     response = _streamed(feed, shape) if feed.job.reply.stream else _whole(feed, shape)
