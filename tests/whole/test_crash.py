@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import psutil
+import pytest
 
 from common.identity import Principal
 from common.jobs import Sampling, strip_prefix
@@ -57,6 +58,29 @@ def test_a_killed_worker_is_not_noticed_by_the_stream(start: Callable[..., Stack
     assert bystander.is_running()
     assert _until(lambda: len(ledger.workers()) == 2, 30)
     ledger.close()
+
+
+def test_a_killed_worker_costs_no_logprob_of_many_prompts_and_choices(start: Callable[..., Stack]) -> None:
+    stack = start()
+    ask: dict[str, Any] = {"model": DEMO, "prompt": ["1 2 3", "Who are"], "n": 2, "seed": 5, "max_tokens": 250}
+    ask |= {"echo": True, "logprobs": 2, "temperature": 1, "stop": ["zebra", "9 8"], "logit_bias": {"1": -100}}
+    undisturbed = stack.client().completions.create(**ask)
+
+    stream = iter(stack.client().completions.create(**ask, stream=True))
+    parts = [next(stream) for _ in range(8)]
+    (engine,) = stack.engines()
+    engine.send_signal(signal.SIGKILL)
+    parts += stream
+
+    for whole in undisturbed.choices:
+        mine = [choice for part in parts for choice in part.choices if choice.index == whole.index]
+        likely = [choice.logprobs for choice in mine if choice.logprobs]
+        assert "".join(choice.text for choice in mine) == whole.text
+        assert whole.logprobs is not None
+        for name in ("tokens", "text_offset"):
+            assert [one for some in likely for one in getattr(some, name)] == getattr(whole.logprobs, name)
+        told = [one for some in likely for one in some.token_logprobs or ()]
+        assert told[1:] == pytest.approx(whole.logprobs.token_logprobs[1:], abs=1e-3)
 
 
 def _engines(stack: Stack, ledger: Ledger, job: str) -> list[psutil.Process]:
