@@ -5,8 +5,9 @@ local st, asked = p .. 'st:' .. model, p .. 'cr:' .. wid
 local at = clock()
 
 local function answer(jid)
-  local job = fields(jid, 'epoch', 'attempts', 'seq', 'body')
-  return {'job', job.epoch, job.attempts, job.seq, job.body, redis.call('LRANGE', p .. 't:' .. jid, 0, -1)}
+  local job = fields(jid, 'epoch', 'attempts', 'seq', 'body', 'begun')
+  local since = string.format('%.3f', math.max(0, at - tonumber(job.begun)))
+  return {'job', job.epoch, job.attempts, job.seq, since, job.body, redis.call('LRANGE', p .. 't:' .. jid, 0, -1)}
 end
 
 -- The same request again: its reply was lost.
@@ -28,6 +29,7 @@ end
 local function take(jid, job, score)
   local epoch = redis.call('HINCRBY', p .. 'j:' .. jid, 'epoch', 1)
   redis.call('HSET', p .. 'j:' .. jid, 'state', 'running', 'worker', wid, 'claimed', stamp(at), 'claim_seq', job.seq)
+  redis.call('HSETNX', p .. 'j:' .. jid, 'begun', stamp(at))
   pass(score)
   leave(jid, job)
   if not job.charge then

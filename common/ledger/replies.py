@@ -51,6 +51,7 @@ class Claim:
     attempts: int
     seq: int  # items in the log
     said: tuple[Delta, ...]
+    since_s: float = 0.0  # the job's first claim
 
 
 @dataclass(frozen=True, slots=True)

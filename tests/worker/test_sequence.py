@@ -1,4 +1,5 @@
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -77,6 +78,15 @@ def test_half_a_character_at_the_end_is_not_shown() -> None:
 
     assert _text(events) == "x"
     assert [token for event in events for token in event.tokens] == [*spelled("x世")[:3]]
+
+
+def test_time_goes_on_while_a_job_has_no_worker() -> None:
+    claim = replace(a_claim(a_job(max_time_s=5.0)), since_s=3.0)
+    one = sequence.work(claim, 1, _BOUNDS).sequences[0]
+    one.begin(BYTES, 100.0)
+
+    assert one.take(spelled("x")[0], 101.9) == (Delta("x", spelled("x")),)
+    assert one.take(spelled("y")[0], 102.0)[-1].finish == "length"
 
 
 def test_time_that_is_up_ends_the_answer_as_its_length_does() -> None:

@@ -67,7 +67,7 @@ class Sequence:
         self.is_finished = any(delta.finish for delta in said)
         self._most = min(sampling.max_tokens, bounds.context - len(self.prompt))
         self._stop, self._top = sampling.stop, sampling.logprobs
-        self._max_time_s = job.max_time_s
+        self._max_time_s = None if job.max_time_s is None else job.max_time_s - claim.since_s
         self._text: Text | None = None
         self._began = 0.0
         echo = job.echo[choice // job.n] if job.echo else Echo("")
