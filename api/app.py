@@ -1,5 +1,7 @@
 """The application: views, who may call them, errors, limits."""
 
+from http import HTTPStatus
+
 from flask import Flask, Response, current_app, g, request
 
 from api import body, errors
@@ -82,6 +84,9 @@ def _finish(response: Response) -> Response:
     headers["x-request-id"] = g.request_id
     headers["X-Content-Type-Options"] = "nosniff"
     headers.setdefault("Cache-Control", "no-store")
+    if request.method == "OPTIONS" and response.status_code == HTTPStatus.OK:
+        response.status_code = HTTPStatus.NO_CONTENT
+        del headers["Content-Type"]
     origin = request.headers.get("Origin")
     if origin and origin in state().settings.cors_origins:
         headers["Access-Control-Allow-Origin"] = origin

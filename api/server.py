@@ -17,7 +17,7 @@ import gevent
 import gevent.socket
 from gunicorn import util
 from gunicorn.app.base import BaseApplication
-from gunicorn.http.errors import ParseException
+from gunicorn.http.errors import ExpectationFailed, LimitRequestHeaders, LimitRequestLine, ParseException
 from gunicorn.workers.ggevent import GeventWorker
 
 from api import folders
@@ -32,6 +32,12 @@ _SEND_BUFFER = 64 * 1024  # a slow reader is noticed by us, not swallowed by the
 _UNREAD_S = 5.0  # for the rest of a body that nobody read: its sender may read only when all is sent
 _SPARE_CONNECTIONS = 100  # for short requests while all streams are taken
 _AFTER_DRAIN_S = 5
+
+_UNREADABLE = {
+    ExpectationFailed: ("417 Expectation Failed", "Of all expectations only 100-continue can be met."),
+    LimitRequestHeaders: ("431 Request Header Fields Too Large", "The headers are larger than this server takes."),
+    LimitRequestLine: ("414 URI Too Long", "The path is longer than this server takes."),
+}
 
 
 class _Idle(gevent.Timeout):  # type: ignore[misc]  # gevent has no types
@@ -68,6 +74,21 @@ class _Socket(gevent.socket.socket):  # type: ignore[misc]  # gevent has no type
                 left = left[self.send(left, flags) :]
 
 
+class _Expected:
+    """A body whose sender waits to be asked for it: it is, when somebody reads."""
+
+    def __init__(self, body: Any, connection: _Socket) -> None:
+        self._body, self._connection = body, connection
+        self._is_asked_for = False
+
+    def __getattr__(self, name: str) -> Any:
+        """Each way to read it."""
+        if not self._is_asked_for:
+            self._is_asked_for = True
+            self._connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+        return getattr(self._body, name)
+
+
 class FrontEnd(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
     """A worker of gunicorn's that drains: idle connections end at once, streams after a while."""
 
@@ -85,7 +106,13 @@ class FrontEnd(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> Any:
         """One of its requests, and what is left of the body; then others."""
+        if req._expected_100_continue:  # noqa: SLF001  gunicorn would say yes before anybody looked at the headers
+            req._expected_100_continue = False  # noqa: SLF001
+            req.body = _Expected(req.body, sock)
+            req.force_close()  # whether the body follows a refusal is its sender's choice
         super().handle_request(listener_name, req, sock, addr)
+        if isinstance(req.body, _Expected):
+            raise StopIteration
         is_read = False
         with gevent.Timeout(_UNREAD_S, exception=False):
             is_read = not deque(in_turns(req.body.read), maxlen=0)
@@ -103,9 +130,10 @@ class FrontEnd(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         if not isinstance(exc, ParseException):
             super().handle_error(req, client, addr, exc)
             return
-        body = json.dumps(InvalidRequestError("This is not a request that we can read.").body()).encode()
+        status, told = _UNREADABLE.get(type(exc), ("400 Bad Request", "This is not a request that we can read."))
+        body = json.dumps(InvalidRequestError(told).body()).encode()
         head = (
-            "HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Type: application/json\r\n"
+            f"HTTP/1.1 {status}\r\nConnection: close\r\nContent-Type: application/json\r\n"
             f"x-request-id: req_{secrets.token_hex(16)}\r\nContent-Length: {len(body)}\r\n\r\n"
         )
         util.write_nonblock(client, head.encode() + body)

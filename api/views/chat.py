@@ -8,6 +8,7 @@ from flask import Blueprint, Response, g, request
 from api import body
 from api.errors import json_response
 from api.feed import Feed
+from api.openapi import reads
 from api.state import state
 from api.stream import Sse, gather
 from common import protocol, telemetry
@@ -31,12 +32,14 @@ _STREAM = {
 
 
 @bp.post("/chat/completions")
+@reads(ChatRequest)
 def chat() -> Response:
     """A conversation in, a message out."""
     return _answer(ChatRequest, chat_shape)
 
 
 @bp.post("/completions")
+@reads(CompletionRequest)
 def complete() -> Response:
     """A text in, its continuation out."""
     return _answer(CompletionRequest, completion_shape)

@@ -1,11 +1,12 @@
-"""For those who watch us: alive, ready, and which version."""
+"""For those who watch us: alive, ready, which version, and what can be asked."""
 
 from importlib.metadata import PackageNotFoundError, version
 
-from flask import Blueprint, Response
+from flask import Blueprint, Response, current_app
 
 from api.auth import public
 from api.errors import json_response
+from api.openapi import document
 from api.state import State, state
 from common.errors import StorageError
 
@@ -34,6 +35,13 @@ def ready() -> Response:
 def release() -> Response:
     """Which penstock this is."""
     return json_response({"version": _version()})
+
+
+@bp.get("/openapi.json")
+@public
+def openapi() -> Response:
+    """This document."""
+    return json_response(document(current_app, _version()))
 
 
 def _reasons(parts: State) -> list[str]:

@@ -77,6 +77,8 @@ def parse(body: bytes, kind: type[R], *, limits: Limits, strict: bool) -> R:
 
 def read_object(body: bytes, limits: Limits) -> dict[str, Any]:
     """Bytes to a JSON object, in a time that its sender cannot stretch. Raises InvalidRequestError."""
+    if not body:
+        raise InvalidRequestError("The body is empty.")
     _refuse_shape(body, limits.json_depth)
     try:
         raw = json.loads(body.decode("utf-8-sig"), parse_constant=_no_constant, object_pairs_hook=_unique)

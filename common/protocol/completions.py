@@ -28,13 +28,18 @@ Prompt = Annotated[Annotated[str, Tag("<text>")] | Annotated[Tokens, Tag("<token
 Prompts = Annotated[tuple[Prompt, ...], Field(min_length=1, max_length=128, strict=False, fail_fast=True)]
 
 
+_As = str | list[int] | list[str] | list[list[int]]
+
+
 class CompletionRequest(Generation):
     """Texts to be continued, without a chat template unless one is asked for."""
 
     kind = "completion"
     asked = "prompt"
 
-    prompt: Annotated[Prompts, BeforeValidator(_listed)]
+    prompt: Annotated[
+        Prompts, BeforeValidator(_listed, json_schema_input_type=str | list[int] | list[str] | list[list[int]])
+    ]
     max_tokens: Annotated[Int, Field(ge=0)] | None = None  # 0 goes with echo
     echo: bool = False
     logprobs: Annotated[Int, Field(ge=0, le=5)] | None = None

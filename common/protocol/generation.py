@@ -48,7 +48,11 @@ def _few(most: int) -> BeforeValidator:
 
 
 Stop = Annotated[str, Field(min_length=1, max_length=256)]
-Stops = Annotated[tuple[Stop, ...], Field(max_length=16, strict=False, fail_fast=True), BeforeValidator(_one_or_many)]
+Stops = Annotated[
+    tuple[Stop, ...],
+    Field(max_length=16, strict=False, fail_fast=True),
+    BeforeValidator(_one_or_many, json_schema_input_type=Stop | list[Stop]),
+]
 TokenIds = Annotated[tuple[Annotated[Int, Field(ge=0)], ...], Field(max_length=64, strict=False, fail_fast=True)]
 Bias = dict[Annotated[str, Field(pattern=r"^\d{1,9}$")], Annotated[float, Field(ge=-100, le=100)]]
 Pairs = dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]]
@@ -79,7 +83,7 @@ class Generation(PlainChat):
     kind: ClassVar[Kind]
     asked: ClassVar[str]  # the field that holds the prompt
 
-    model: Annotated[str, Field(max_length=256), BeforeValidator(_place)] = ""
+    model: Annotated[str, Field(max_length=256), BeforeValidator(_place, json_schema_input_type=str | int)] = ""
     max_tokens: Annotated[Int, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[Int, Field(ge=1)] | None = None
     stream: bool = False

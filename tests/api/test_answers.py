@@ -268,7 +268,7 @@ def test_listed_origins_may_read_answers_and_others_may_not(serve: Serve) -> Non
 
     assert ours.headers["access-control-allow-origin"] == "https://page.example"
     assert "access-control-allow-origin" not in other.headers
-    assert asked_first.status_code == 200
+    assert asked_first.status_code == 204
     assert asked_first.headers["access-control-allow-headers"] == "authorization, *"
 
 
