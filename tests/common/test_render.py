@@ -1,5 +1,4 @@
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +12,6 @@ from common.render.frames import Frames, Shape, failed
 from tests.builders import a_job
 
 USAGE = Usage(prompt_tokens=3, completion_tokens=2)
-SCHEMAS = Path(__file__).parents[3] / "shared" / "data" / "openai_schemas.json"
 
 
 def blocks(raw: bytes) -> list[Any]:
@@ -138,23 +136,6 @@ def test_chunks_pass_the_sdks_types(include_usage: bool) -> None:  # noqa: FBT00
     assert Completion.model_validate(pieces[-1], strict=True).object == "text_completion"
 
 
-@pytest.mark.parametrize(
-    ("name", "body"),
-    [
-        ("CreateChatCompletionResponse", chat.whole(a_job(), [said("Hi"), said("", "stop")], USAGE)),
-        ("CreateCompletionResponse", completions.whole(a_job(), [said("Hi"), said("", "stop")], USAGE)),
-        ("CreateChatCompletionStreamResponse", blocks(stream(chat.frames(a_job()), said("Hi")))[1]),
-        ("ErrorResponse", Failed.of(NoWorkerError("None.")).body()),
-    ],
-)
-def test_answers_have_the_keys_that_openais_schemas_demand(name: str, body: Any) -> None:
-    if not SCHEMAS.is_file():
-        pytest.skip("the folder with OpenAI's schemas is not here")
-    schemas = json.loads(SCHEMAS.read_text())
-
-    assert missing(body, find(schemas, name), schemas) == []
-
-
 def test_an_error_frame_is_openais_error() -> None:
     raw = failed(Failed.of(NoWorkerError("Nobody is there.")))
 
@@ -170,22 +151,3 @@ def test_the_same_log_gives_the_same_bytes() -> None:
     again = Job.decode(job.encode())
 
     assert stream(chat.frames(job), said("x")) == stream(chat.frames(again), said("x"))
-
-
-def find(schemas: Any, name: str) -> Any:
-    return schemas["components"]["schemas"][name]
-
-
-def missing(body: Any, schema: Any, schemas: Any, at: str = "") -> list[str]:
-    """Required keys that ``body`` lacks, as paths; follows what one branch demands."""
-    if "$ref" in schema:
-        return missing(body, find(schemas, schema["$ref"].rsplit("/", 1)[1]), schemas, at)
-    lacks = [f"{at}.{key}" for key in schema.get("required", ()) if isinstance(body, dict) and key not in body]
-    for key, part in schema.get("properties", {}).items():
-        if isinstance(body, dict) and body.get(key) is not None:
-            lacks += missing(body[key], part, schemas, f"{at}.{key}")
-    if isinstance(body, list) and isinstance(schema.get("items"), dict):
-        lacks += [lack for one in body for lack in missing(one, schema["items"], schemas, f"{at}[]")]
-    for part in schema.get("allOf", ()):
-        lacks += missing(body, part, schemas, at)
-    return lacks
