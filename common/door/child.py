@@ -19,6 +19,7 @@ from typing import Any
 
 from tokenizers.decoders import DecodeStream
 
+from common.door.control import Control
 from common.door.template import RefusedError, Template, Turn
 
 CPU_S = 2  # of one request
@@ -36,6 +37,7 @@ class Reader:
     def read(self, question: dict[str, Any]) -> list[dict[str, Any]]:
         """Each prompt's ids, and what of it is to be echoed. Raises RefusedError."""
         tokenizer = self._tokenizer(question["folder"])
+        tokenizer.prepare(question["prompts"])
         _limit()
         return [tokenizer.read(prompt, question["most"], question["vocabulary"]) for prompt in question["prompts"]]
 
@@ -55,7 +57,13 @@ class _Tokenizer:
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
         self._template = Template(tokenizer)
+        self._control = Control(tokenizer.backend_tokenizer)
         self._longest = max(map(len, tokenizer.get_vocab()))
+
+    def prepare(self, prompts: list[dict[str, Any]]) -> None:
+        """What takes a while and is no single request's doing."""
+        if any(prompt["turns"] is not None and self._control.marked(prompt["turns"]) for prompt in prompts):
+            self._control.prepare()
 
     def read(self, prompt: dict[str, Any], most: int, vocabulary: int) -> dict[str, Any]:
         """One prompt of a model with so large a context and vocabulary."""
@@ -117,8 +125,11 @@ class _Tokenizer:
             raise
 
     def _encoded(self, prompt: dict[str, Any], turns: list[Turn], most: int) -> list[int]:
-        text = self._template.text(turns, opens=prompt["opens"], goes_on=prompt["goes_on"])
+        marked = self._control.marked(turns)
+        text = self._template.text(marked or turns, opens=prompt["opens"], goes_on=prompt["goes_on"])
         self._refuse_long(text, most)
+        if marked:
+            return self._control.ids(text)
         ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
 
