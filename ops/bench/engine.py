@@ -7,6 +7,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from itertools import cycle
 from typing import Any
 
 import torch
@@ -22,6 +23,30 @@ _ROWS, _PROMPT, _STEPS, _ROUNDS = 32, 64, 32, 5
 _NEW, _ALONE = 32, 4  # tokens of an answer, answers one by one
 _CONTEXT = 512
 _VOCABULARY = 16384
+
+
+_PLAIN: tuple[dict[str, Any], ...] = (
+    {"temperature": 0.0},
+    {"temperature": 0.7},
+    {"temperature": 0.8, "top_p": 0.9},
+    {"temperature": 1.0, "top_k": 40},
+    {"temperature": 1.2, "min_p": 0.05},
+    {"temperature": 0.7, "top_p": 0.95, "top_k": 50},
+    {"temperature": 1.0, "top_p": 0.5, "min_p": 0.01},
+    {"temperature": 0.3},
+)
+_EXTRAS: tuple[dict[str, Any], ...] = (
+    {},
+    {"presence": 0.5, "frequency": 0.3},
+    {"repetition": 1.2, "stop": ("\u4e00\u4e01", "###")},
+    {"bias": ((5, 2.0), (6, -100.0)), "min_tokens": 200, "stop_ids": (7, 8)},
+)
+# Thirty-two requests, each with parameters of its own; four of them ask for logprobs.
+_MIXED = tuple(
+    Sampling(_CONTEXT, **plain, **extra, logprobs=5 if plain is _PLAIN[2] else None)
+    for plain in _PLAIN
+    for extra in _EXTRAS
+)
 
 
 def measure() -> dict[str, float]:
@@ -42,6 +67,7 @@ def _measured(model: Any) -> dict[str, float]:
         "engine_decode_32_greedy": lambda: _decode(model, prompts, Sampling(_CONTEXT, 0.0)),
         "engine_decode_32_sampled": lambda: _decode(model, prompts, Sampling(_CONTEXT, 0.7)),
         "engine_decode_32_top_p": lambda: _decode(model, prompts, Sampling(_CONTEXT, 0.7, top_p=0.9)),
+        "engine_decode_32_mixed": lambda: _decode(model, prompts, *_MIXED),
         "generate": lambda: _generate(model, prompts[:_ALONE]),
         "engine_32": lambda: _answers(model, prompts),
         "engine_1": lambda: statistics.mean(_answers(model, [prompt]) for prompt in prompts[:_ALONE]),
@@ -57,6 +83,8 @@ def _measured(model: Any) -> dict[str, float]:
         "engine_over_forward_32_greedy": speed["engine_decode_32_greedy"] / speed["forward_32"],
         "engine_over_forward_32_sampled": speed["engine_decode_32_sampled"] / speed["forward_32"],
         "engine_over_forward_32_top_p": speed["engine_decode_32_top_p"] / speed["forward_32"],
+        "engine_over_forward_32_mixed": speed["engine_decode_32_mixed"] / speed["forward_32"],
+        "engine_mixed_over_greedy_32": speed["engine_decode_32_mixed"] / speed["engine_decode_32_greedy"],
         "engine_over_generate_32": speed["engine_32"] / speed["generate"],
         "engine_over_generate_1": speed["engine_1"] / speed["generate"],
     }
@@ -98,9 +126,9 @@ def _forward(model: Any, prompts: Sequence[tuple[int, ...]]) -> float:
     return len(prompts) * _STEPS / (time.process_time() - began)
 
 
-def _decode(model: Any, prompts: Sequence[tuple[int, ...]], sampling: Sampling) -> float:
+def _decode(model: Any, prompts: Sequence[tuple[int, ...]], *samplings: Sampling) -> float:
     """The same of whole engine steps, text and events included."""
-    engine = _engine(model, prompts, sampling)
+    engine = _engine(model, prompts, *samplings)
     while engine.counters["prefilled_tokens"] < len(prompts) * _PROMPT:
         engine.step()
     before = engine.counters["generation_tokens"]
@@ -128,9 +156,9 @@ def _generate(model: Any, prompts: Sequence[tuple[int, ...]]) -> float:
     return len(prompts) * _NEW / (time.process_time() - began)
 
 
-def _engine(model: Any, prompts: Sequence[tuple[int, ...]], sampling: Sampling) -> Engine:
+def _engine(model: Any, prompts: Sequence[tuple[int, ...]], *samplings: Sampling) -> Engine:
     engine = Engine(RowModel(model, _Letters(), Bounds(_CONTEXT, ()), _ROWS), _forget)
-    for seed, prompt in enumerate(prompts, 1):
+    for seed, (prompt, sampling) in enumerate(zip(prompts, cycle(samplings), strict=False), 1):
         engine.add(Claim(_job(prompt, sampling, seed), epoch=1, attempts=0, seq=0, said=()))
     return engine
 

@@ -4,12 +4,13 @@ The order: temperature; min_p and top_k; top_p over what these two left; the dra
 or go together. The draw is the inverse of the cumulative distribution in the order of the vocabulary, so that tiny
 differences between two runs of a model (other mates, other kernels) move a draw by as little.
 
-A batch of greedy rows pays for one pass over the logits. Cuts look at the likeliest ``_CANDIDATES`` tokens only, and at
-more where a row keeps more; what nobody needs is not sorted.
+Nothing is sorted: where a cut falls is found digit by digit, as a radix sort would, but following the one bucket that
+holds it. A batch of greedy rows pays for one pass over the logits. Rows are taken a few at a time, by what they need,
+so that what one pass leaves the next finds in the processor's cache.
 """
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -17,38 +18,26 @@ from torch import Tensor
 from worker.engine import rng
 from worker.engine.sequence import Draw
 
-_CANDIDATES = (128, 2048, 16384)  # after these, the whole vocabulary
+_TOGETHER = 2**17  # logits of the rows that are taken together on a CPU
 _BLOCK = 128  # tokens summed together before the draw looks closer
 _SHARPEST = 1e30  # one over the lowest temperature: any gap between float32 logits is then certain
-_BROKEN, _WIDE = -1, -2  # no token: logits not finite; more candidates needed
+_BROKEN = -1  # no token: logits not finite
+_DIGITS = ((20, 2048), (10, 1024), (0, 1024))  # of a float that is not negative: how far to shift, how many there are
 
-
-Index = Tensor | slice
+Needs = tuple[bool, bool, bool]  # min_p, top_k, top_p
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
-    """What rows ask for, a column [r, 1] each."""
+class _Part:
+    """Rows that need the same, and what each asks for: a column [r, 1] each."""
 
+    rows: Tensor | slice
+    needs: Needs
     keys: Tensor
     sharpness: Tensor  # one over the temperature
-    top_k: Tensor  # the vocabulary's width where it is off
+    top_k: Tensor
     min_p: Tensor
     top_p: Tensor
-    is_whole: Tensor  # neither top_k nor min_p: top_p is a share of the whole vocabulary
-
-    def at(self, rows: Index) -> "_Asked":
-        """The same for some of the rows."""
-        return _Asked(*(getattr(self, name)[rows] for name in self.__slots__))
-
-
-@dataclass(frozen=True, slots=True)
-class _Batch:
-    """The rows of a batch that are not greedy; built when the batch changes."""
-
-    asked: _Asked
-    plain: Index | None  # rows that are drawn from the whole vocabulary
-    cut: Index | None  # rows that keep only some of it
 
 
 class Sampler:
@@ -57,70 +46,114 @@ class Sampler:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._draws: list[Draw] = []
-        self._batch: _Batch | None = None  # None: all are greedy
+        self._parts: tuple[_Part, ...] = ()  # of the rows that are not greedy
 
     def __call__(self, logits: Tensor, draws: Sequence[Draw], positions: Tensor) -> list[int | None]:
         """``logits`` [R, V], ``positions`` [R] of the tokens to be drawn; None where a row's logits are not finite."""
-        batch = self._known(list(draws), logits.shape[1])
+        self._know(list(draws), logits.shape[1])
         logits = logits.float()
         best, tokens = logits.max(dim=1, keepdim=True)  # [R, 1] each
         is_broken = ~best.isfinite()
-        if batch is None:
-            return _ids(tokens.masked_fill_(is_broken, _BROKEN))
-        uniform = rng.bits(batch.asked.keys, positions[:, None]).double() * rng.UNIT  # [R, 1]
-        if (at := batch.plain) is not None:
-            weights = ((logits[at] - best[at]) * batch.asked.sharpness[at]).exp_()
-            tokens[at] = _drawn(weights, uniform[at])
-        if (at := batch.cut) is not None:
-            tokens[at] = _cut(logits[at], batch.asked.at(at), uniform[at], _CANDIDATES[0])
-        ids = _ids(tokens.masked_fill_(is_broken, _BROKEN))
-        for candidates in (*_CANDIDATES[1:], logits.shape[1]):
-            if not (wide := [row for row, token in enumerate(ids) if token == _WIDE]):
-                break
-            at = torch.tensor(wide, device=self._device)
-            again = _ids(_cut(logits[at], batch.asked.at(at), uniform[at], candidates))
-            for row, token in zip(wide, again, strict=True):
-                ids[row] = token
-        return ids
+        for part in self._parts:
+            uniform = rng.bits(part.keys, positions[part.rows, None]).double() * rng.UNIT  # [r, 1]
+            tokens[part.rows] = _sampled(best[part.rows] - logits[part.rows], part, uniform)
+        ids: list[int] = tokens.masked_fill_(is_broken, _BROKEN)[:, 0].tolist()  # the one sync of a step
+        return [None if token == _BROKEN else token for token in ids]
 
-    def _known(self, draws: list[Draw], vocabulary: int) -> _Batch | None:
+    def _know(self, draws: list[Draw], vocabulary: int) -> None:
         if draws != self._draws:
             self._draws = draws
-            self._batch = _batch(draws, vocabulary, self._device)
-        return self._batch
+            self._parts = tuple(_parts(draws, vocabulary, self._device))
 
 
-def _ids(tokens: Tensor) -> list[int | None]:
-    """The one sync of a step."""
-    return [None if token == _BROKEN else token for token in tokens[:, 0].tolist()]
+def _parts(draws: Sequence[Draw], vocabulary: int, device: torch.device) -> Iterator[_Part]:
+    """The rows that are not greedy, sorted by what they need."""
+    kinds: dict[Needs, list[int]] = {}
+    for row, draw in enumerate(draws):
+        if draw.temperature > 0:
+            needs = (draw.min_p > 0, 0 < draw.top_k < vocabulary, draw.top_p < 1)
+            kinds.setdefault(needs, []).append(row)
+    most = max(1, _TOGETHER // vocabulary) if device.type == "cpu" else len(draws)
+    for needs, rows in kinds.items():
+        for at in range(0, len(rows), most):
+            yield _part(rows[at : at + most], needs, draws, device)
 
 
-def _batch(draws: Sequence[Draw], vocabulary: int, device: torch.device) -> _Batch | None:
-    """None when all are greedy."""
-    sampled = {row for row, draw in enumerate(draws) if draw.temperature > 0}
-    if not sampled:
-        return None
-    cut = {row for row in sampled if draws[row].top_p < 1 or draws[row].top_k or draws[row].min_p}
+def _part(rows: list[int], needs: Needs, draws: Sequence[Draw], device: torch.device) -> _Part:
+    mine = [draws[row] for row in rows]
 
     def column(values: Sequence[float], dtype: torch.dtype) -> Tensor:
         return torch.tensor(values, dtype=dtype, device=device)[:, None]
 
-    asked = _Asked(
-        column([draw.key for draw in draws], torch.int64),
-        column([min(1 / (draw.temperature or 1.0), _SHARPEST) for draw in draws], torch.float32),
-        column([draw.top_k or vocabulary for draw in draws], torch.int64),
-        column([draw.min_p for draw in draws], torch.float64),
-        column([draw.top_p for draw in draws], torch.float64),
-        column([not draw.top_k and not draw.min_p for draw in draws], torch.bool),
+    is_run = rows == list(range(rows[0], rows[0] + len(rows)))
+    return _Part(
+        slice(rows[0], rows[0] + len(rows)) if is_run else torch.tensor(rows, device=device),  # a slice is a view
+        needs,
+        column([draw.key for draw in mine], torch.int64),
+        column([min(1 / draw.temperature, _SHARPEST) for draw in mine], torch.float32),
+        column([draw.top_k for draw in mine], torch.float64),
+        column([draw.min_p for draw in mine], torch.float32),
+        column([draw.top_p for draw in mine], torch.float64),
     )
-    return _Batch(asked, _places(sampled - cut, len(draws), device), _places(cut, len(draws), device))
 
 
-def _places(rows: Collection[int], count: int, device: torch.device) -> Index | None:
-    """An index of these rows; a view when it is all of them."""
-    if len(rows) == count:
-        return slice(None)
-    return torch.tensor(sorted(rows), device=device) if rows else None
+def _sampled(below: Tensor, part: _Part, uniform: Tensor) -> Tensor:
+    """A token of each row [r, 1]; ``below`` [r, V]: how far each logit lies below the row's best."""
+    has_min_p, has_top_k, has_top_p = part.needs
+    weights = (below * -part.sharpness).exp_()
+    order = below.view(torch.int32)  # floats that are not negative are in the order of their bits
+    if has_min_p:
+        weights.masked_fill_(weights < part.min_p, 0)
+    if has_top_k:
+        weights.masked_fill_(order > _limit(order, None, part.top_k), 0)
+    if has_top_p:
+        mass = weights.double()
+        weights.masked_fill_(order > _limit(order, mass, part.top_p * mass.sum(dim=1, keepdim=True)), 0)
+    return _drawn(weights, uniform)
+
+
+def _limit(order: Tensor, mass: Tensor | None, target: Tensor) -> Tensor:
+    """The least number [r, 1] such that all that are not above it in ``order`` [r, V] have the ``target`` [r, 1] mass.
+
+    Without ``mass`` each has one. Where all together have less, by rounding, the number is above them all.
+    """
+    rows, columns = order.shape
+    first, *others = _DIGITS
+    digits = order >> first[0]
+    starts = torch.arange(rows, device=order.device, dtype=torch.int32)[:, None]
+    bucket = _Bucket(torch.zeros_like(target), torch.zeros_like(target, dtype=torch.int32))
+    bucket.narrow(digits + starts * first[1] if rows > 1 else digits, mass, target, first)
+    inside = (digits == bucket.digit).view(-1).nonzero()[:, 0]
+    row = inside // columns
+    bits, masses = order.view(-1)[inside], None if mass is None else mass.view(-1)[inside]
+    for shift, count in others:
+        digits = (bits >> shift) & (count - 1)
+        bucket.narrow(digits + row * count, masses, target, (shift, count))
+        if shift:
+            inside = (digits == bucket.digit[:, 0][row]).nonzero()[:, 0]
+            bits, row, masses = bits[inside], row[inside], None if masses is None else masses[inside]
+    return bucket.found
+
+
+@dataclass(slots=True)
+class _Bucket:
+    """Where the limit lies, as far as it is known."""
+
+    before: Tensor  # [r, 1] mass of what lies below
+    found: Tensor  # [r, 1] the digits so far
+    digit: Tensor = field(default_factory=lambda: torch.empty(0))  # [r, 1] the last of them
+
+    def narrow(self, places: Tensor, mass: Tensor | None, target: Tensor, how: tuple[int, int]) -> None:
+        """By one more digit; ``places`` of all that lie in the bucket: row times count plus digit."""
+        shift, count = how
+        rows = len(target)
+        weights = None if mass is None else mass.view(-1)
+        sums = torch.bincount(places.view(-1), weights, minlength=rows * count).view(rows, count)
+        sums = sums.cumsum(dim=1, dtype=torch.float64) + self.before
+        at = (sums < target).sum(dim=1, keepdim=True).clamp_(max=count - 1)
+        self.before = torch.where(at > 0, sums.gather(1, (at - 1).clamp_(min=0)), self.before)
+        self.digit = at.int()
+        self.found |= self.digit << shift
 
 
 def _drawn(weights: Tensor, uniform: Tensor) -> Tensor:
@@ -132,41 +165,11 @@ def _drawn(weights: Tensor, uniform: Tensor) -> Tensor:
     padded = weights.view(rows, blocks, _BLOCK)
     sums = padded.sum(dim=2, dtype=torch.float64).cumsum(dim=1)  # [r, blocks]
     target = _below(uniform * sums[:, -1:], sums[:, -1:])
-    block = (sums <= target).sum(dim=1, keepdim=True)  # [r, 1]
+    block = (sums <= target).sum(dim=1, keepdim=True).clamp_(max=blocks - 1)  # [r, 1]; no number has no place
     before = torch.where(block > 0, sums.gather(1, (block - 1).clamp(min=0)), 0.0)
     inside = padded.gather(1, block[:, :, None].expand(rows, 1, _BLOCK))[:, 0].double().cumsum(dim=1)  # [r, _BLOCK]
     within = (inside <= _below(target - before, inside[:, -1:])).sum(dim=1, keepdim=True)
     return block * _BLOCK + within
-
-
-def _cut(logits: Tensor, asked: _Asked, uniform: Tensor, candidates: int) -> Tensor:
-    """A token of each row [c, 1] after the cuts; _WIDE where the candidates may not be all that are kept."""
-    candidates = min(candidates, logits.shape[1])
-    values, ids = logits.topk(candidates, dim=1)  # [c, K], falling
-    weights = ((values - values[:, :1]) * asked.sharpness).double().exp()
-    last = (asked.top_k - 1).clamp(max=candidates - 1)
-    kept = (values >= values.gather(1, last)) & (weights >= asked.min_p)  # both are a run from the left
-    weights = weights * kept
-    sums = weights.cumsum(dim=1)
-    total = torch.where(asked.is_whole, _whole(logits, values, asked.sharpness), sums[:, -1:])
-    nucleus = (sums - weights < asked.top_p * total) & kept  # a token stays while those above it do not reach top_p
-    nucleus[:, 0] = True
-    least = values.masked_fill(~nucleus, torch.inf).amin(dim=1, keepdim=True)
-    nucleus = (values >= least) & kept
-    weights = weights * nucleus
-    in_order, order = ids.sort(dim=1)
-    sums = weights.gather(1, order).cumsum(dim=1)
-    chosen = (sums <= _below(uniform * sums[:, -1:], sums[:, -1:])).sum(dim=1, keepdim=True)
-    tokens = in_order.gather(1, chosen.clamp(max=candidates - 1))
-    if candidates < logits.shape[1]:
-        is_open = kept[:, -1:] & ~asked.is_whole  # the total is not known
-        tokens = tokens.masked_fill(nucleus[:, -1:] | is_open, _WIDE)
-    return tokens
-
-
-def _whole(logits: Tensor, values: Tensor, sharpness: Tensor) -> Tensor:
-    """The weight of the whole vocabulary, [c, 1]."""
-    return ((logits - values[:, :1]) * sharpness).exp_().sum(dim=1, keepdim=True, dtype=torch.float64)
 
 
 def _below(target: Tensor, total: Tensor) -> Tensor:
