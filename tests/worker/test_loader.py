@@ -14,6 +14,7 @@ from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 from transformers.models.auto.tokenization_auto import AutoTokenizer
 from transformers.models.llama.configuration_llama import LlamaConfig
 from transformers.models.mamba.configuration_mamba import MambaConfig
+from transformers.utils.quantization_config import QuantizationMethod
 
 from common.bundle import unpack
 from common.cards import ModelCard
@@ -22,6 +23,7 @@ from common.settings import Model
 from tests.builders import a_job
 from tests.worker import saved_models, tiny
 from tests.worker.claims import a_claim, answers, counting
+from worker.models import loader
 from worker.models.loader import Loaded, LoadError, load
 
 _CONTEXT = 64
@@ -303,3 +305,10 @@ def test_a_model_that_counts_needs_no_files() -> None:
     assert (loaded.card.path, loaded.card.dtype, loaded.card.context) == ("row", "none", 100)
     assert (loaded.model.slots, loaded.model.bounds.context, loaded.parameters) == (5, 100, 0)
     assert loaded.card.tokenizer_digest == hashlib.sha256(loaded.tokenizer_files).hexdigest()
+
+
+def test_a_method_of_transformers_own_list_is_told_by_its_name() -> None:
+    config = LlamaConfig(quantization_config={"quant_method": QuantizationMethod.TORCHAO})
+
+    assert loader._quantization(config) == "torchao"
+    assert loader._quantization(LlamaConfig(quantization_config={"quant_method": "gptq"})) == "gptq"

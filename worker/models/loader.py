@@ -175,7 +175,8 @@ def _quantization(config: Any) -> str | None:
     told = told if isinstance(told, dict) else told.to_dict()
     if told.get("load_in_4bit"):
         return str(told.get("bnb_4bit_quant_type"))
-    return "int8" if told.get("load_in_8bit") else str(told.get("quant_method"))
+    method = told.get("quant_method")
+    return "int8" if told.get("load_in_8bit") else str(getattr(method, "value", method))
 
 
 def _device(name: str) -> Any:
