@@ -144,6 +144,7 @@ class Usage:
 
     prompt_tokens: int
     completion_tokens: int
+    cached_tokens: int = 0  # of the prompts: found computed
 
 
 Piece = str | tuple[int, ...]  # a token's text, or its bytes where they are none

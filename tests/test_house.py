@@ -31,7 +31,9 @@ LATE = {  # imported where they are needed, because they are heavy or decide som
     "prometheus_client",
     "transformers",
     "transformers.utils",
-    "worker.engine.rowbatch",  # torch
+    "worker.engine.packed",
+    "worker.engine.rowbatch",
+    "worker.models.linears",  # torch
 }
 PRINTS = ("ops/cli/", "ops/bench/")
 

@@ -29,13 +29,16 @@ def compact(body: Any) -> bytes:
     return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def usage_body(usage: Usage) -> dict[str, int]:
-    """OpenAI's three numbers."""
-    return {
+def usage_body(usage: Usage) -> dict[str, Any]:
+    """OpenAI's three numbers, and how much of the prompts was found computed."""
+    told: dict[str, Any] = {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
     }
+    if usage.cached_tokens:
+        told["prompt_tokens_details"] = {"cached_tokens": usage.cached_tokens}
+    return told
 
 
 def extra_fields(job: Job) -> dict[str, Any]:

@@ -31,6 +31,7 @@ class Stack:
         self.folder = folder
         self.metrics_url = f"http://127.0.0.1:{told['metrics_port']}/metrics"
         self.lines: list[str] = []
+        self._client: OpenAI | None = None
         self._ended = threading.Event()  # ready, or gone
         self.process = subprocess.Popen(
             [sys.executable, "-m", "ops.cli.main", "up"],
@@ -61,8 +62,10 @@ class Stack:
         return (self.folder / "data" / "redis" / "url").read_text().strip()
 
     def client(self) -> OpenAI:
-        """The unchanged SDK."""
-        return OpenAI(base_url=self.url, api_key="EMPTY")
+        """The unchanged SDK; one client for all who ask."""
+        if self._client is None:
+            self._client = OpenAI(base_url=self.url, api_key="EMPTY")
+        return self._client
 
     def async_client(self) -> AsyncOpenAI:
         """The unchanged SDK, awaited."""
@@ -88,6 +91,8 @@ class Stack:
 
     def stop(self) -> int:
         """One Ctrl-C; the exit status."""
+        if self._client is not None:
+            self._client.close()
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGINT)
         try:

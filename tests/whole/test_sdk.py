@@ -149,7 +149,7 @@ def test_what_comes_later_is_refused_by_name(stack: Stack) -> None:
             tools=[{"type": "function", "function": {"name": "f"}}],
         )
 
-    assert error.value.param == "n"
+    assert error.value.param == "tools"
 
 
 def test_sixty_four_streams_at_once_are_all_right(stack: Stack) -> None:

@@ -7,7 +7,8 @@ from common.jobs import Delta, Event, Failed, Finish, Job, Sampling
 from common.ledger.replies import Claim
 from tests.builders import a_job
 from worker.engine import rng
-from worker.engine.engine import Drawn, Engine, Feed, Model, Output
+from worker.engine.engine import Engine, Output
+from worker.engine.model import Drawn, Feed, Model
 from worker.models.counting import Counting, tokenizer
 from worker.models.pieces import Pieces
 

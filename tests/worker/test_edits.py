@@ -14,7 +14,7 @@ from tests.worker import tiny
 from tests.worker.claims import an_engine, finish
 from worker.engine import rng
 from worker.engine.edits import Editor
-from worker.engine.engine import Feed
+from worker.engine.model import Feed
 from worker.engine.sequence import Draw, Edits
 
 torch.set_num_threads(1)

@@ -19,7 +19,8 @@ from tests.worker.claims import (
     keys,
     spelled,
 )
-from worker.engine.engine import Drawn, Engine, Feed, Output
+from worker.engine.engine import Engine, Output
+from worker.engine.model import Drawn, Feed
 from worker.models.counting import CONTEXT
 
 _WAIT_S = 20.0

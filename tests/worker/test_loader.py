@@ -100,7 +100,7 @@ def test_the_card_says_what_the_model_is(saved: Path) -> None:
         special_ids=(0, 1),
         has_chat_template=True,
         capabilities=("completion", "chat"),
-        path="row",
+        path="packed",
         dtype="float32",
         quantization=None,
         created=loaded.card.created,

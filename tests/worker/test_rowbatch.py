@@ -11,7 +11,7 @@ from common.jobs import Delta, Done, Job, Sampling
 from tests.builders import a_job
 from tests.worker import tiny
 from tests.worker.claims import Notes, a_claim, an_engine, answers, finish, is_failed, keys, read
-from worker.engine.engine import Drawn, Feed
+from worker.engine.model import Drawn, Feed
 from worker.engine.rowbatch import RowModel, UnsupportedModelError
 from worker.engine.sequence import Bounds, Draw
 

@@ -29,6 +29,9 @@ class _Desk:
         self.scheduler.remove(self.works[name].claim.job.id)
 
     def admit(self, tokens: int = _MUCH) -> list[str]:
+        """After a step in which all who run have read what there was."""
+        for one in self.scheduler.running:
+            one.has_read(one.left)
         self.scheduler.vacated()
         return self._names(self.scheduler.admit(tokens))
 

@@ -99,12 +99,11 @@ def test_time_that_is_up_ends_the_answer_as_its_length_does() -> None:
     assert late == (Delta("y", spelled("y")), Delta("", (), 0, "length"))
 
 
-def test_a_token_that_the_model_did_not_give_is_an_error() -> None:
+def test_a_token_before_the_beginning_is_an_error() -> None:
     one = sequence.work(a_claim(a_job()), 1, _BOUNDS).sequences[0]
-    one.begin(BYTES, 0.0)
 
-    with pytest.raises(ValueError, match="no token"):
-        one.take(None, 0.0)
+    with pytest.raises(ValueError, match="not begun"):
+        one.take(1, 0.0)
 
 
 def test_every_choice_has_its_prompt_and_its_draws() -> None:
@@ -175,14 +174,16 @@ def test_text_that_the_log_lacks_is_said_before_anything_new() -> None:
 
 def test_a_sequence_that_comes_back_from_parking_says_nothing_twice() -> None:
     one = sequence.work(a_claim(_prompted("a", Sampling(9))), 1, _BOUNDS).sequences[0]
+    one.enter(3, 0)
     one.begin(BYTES, 0.0)
+    one.has_read(1)
     one.take(spelled("x")[0], 0.0)
-    assert one.unread() == spelled("x")
+    assert (one.unread(9), one.is_reading) == (spelled("x"), False)
 
-    one.read = 0  # what the scheduler does when it gives it a slot again
+    one.enter(2, 0)
 
     assert one.begin(BYTES, 50.0) == ()
-    assert one.unread() == spelled("ax")
+    assert (one.unread(9), one.is_reading) == (spelled("ax"), True)
     assert one.take(spelled("y")[0], 50.0) == (Delta("y", spelled("y")),)
 
 

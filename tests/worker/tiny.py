@@ -1,6 +1,7 @@
 """Tiny models with random weights, made on the spot, and what ``generate`` says with them."""
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from transformers import (
     Qwen3NextConfig,
 )
 
+from worker.engine.packed import SIZE, PackedModel
 from worker.engine.rowbatch import RowModel
 from worker.engine.sequence import Bounds
 
@@ -79,14 +81,14 @@ CONFIGS: dict[str, Any] = {
 def network(name: str = "llama", seed: int = 0) -> Any:
     """A model of this architecture."""
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(CONFIGS[name], dtype=torch.float32)
+    model = AutoModelForCausalLM.from_config(deepcopy(CONFIGS[name]), dtype=torch.float32)
     return model.eval().requires_grad_(requires_grad=False)
 
 
 def with_eager_attention(name: str) -> Any:
     """The same, with transformers' plain attention, which wants masks of another kind."""
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(CONFIGS[name], dtype=torch.float32, attn_implementation="eager")
+    model = AutoModelForCausalLM.from_config(deepcopy(CONFIGS[name]), dtype=torch.float32, attn_implementation="eager")
     return model.eval().requires_grad_(requires_grad=False)
 
 
@@ -129,3 +131,12 @@ def generated(model: Any, prompt: tuple[int, ...], count: int, **more: Any) -> l
     clear = next((at for at, two in enumerate(best) if two[0] - two[1] < 1e-4), len(best))
     ids: list[int] = told.sequences[0, len(prompt) :].tolist()
     return ids[:clear]
+
+
+def packed(
+    name: str = "llama", slots: int = 8, end_ids: tuple[int, ...] = (), blocks: int = 400, damaged: Any = None
+) -> PackedModel:
+    """A model of this architecture whose sequences lie in blocks; its network cannot ``generate`` any more."""
+    model = damaged if damaged is not None else network(name)
+    per_token = 2 * 4 * sum(p.shape[0] for n, p in model.named_parameters() if n.endswith("k_proj.weight"))
+    return PackedModel(model, LETTERS, Bounds(CONTEXT, end_ids), slots, blocks * SIZE * (per_token or 2**12))

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worker.engine.engine import Feed
+from worker.engine.model import Feed
 from worker.engine.sequence import Edits
 
 _FIRST = 64  # places of a new history
@@ -94,10 +94,16 @@ class Editor:
         if early := [(row, history) for row, history in asked if history.is_early]:
             logits[self._places(early, [history.ends for _, history in early])] = -torch.inf
 
+    def read(self, feed: Feed) -> None:
+        """Tokens after which nothing is drawn yet."""
+        if feed.draw.edits:
+            self._read(feed, feed.draw.edits)
+
     def _read(self, feed: Feed, edits: Edits) -> _History:
         history = self._histories.get(feed.slot)
-        if history is None or not feed.position:
+        if history is None or not feed.position or feed.past:
             history = self._histories[feed.slot] = _History(edits)
+            history.take(feed.past)
         history.take(feed.tokens[history.read - feed.position :])
         return history
 

@@ -5,60 +5,37 @@ The model is behind a small Protocol, so that everything here runs without torch
 
 import threading
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from common import telemetry
 from common.errors import InternalError
 from common.jobs import Delta, Done, Event, Failed, Usage
 from common.ledger.replies import Claim
 from worker.engine import sequence as sequences
-from worker.engine.likely import Asked, Score
+from worker.engine.model import Drawn, Feed, Model
 from worker.engine.scheduler import Pace, Room, Scheduler
-from worker.engine.sequence import Bounds, Draw, Work
-from worker.engine.text import Speech
+from worker.engine.sequence import Work
 
-__all__ = ["Draw", "Drawn", "Engine", "Feed", "Hot", "Model", "Output", "Room", "Sink"]
+__all__ = ["Engine", "Hot", "Output", "Room", "Sink"]
 
 _OUT = 2  # a loop that breaks twice in a row is given up
+_COUNTED = (
+    "steps",
+    "prompt_tokens",
+    "generation_tokens",
+    "prefilled_tokens",
+    "cached_tokens",
+    "parked",
+    "failed",
+)
 _FAILED = Failed.of(InternalError("The server failed while it worked on this request."))
 log = telemetry.logger("engine")
 
 
-@dataclass(frozen=True, slots=True)
-class Feed:
-    """What the model is to read for one sequence: all its tokens (position 0), or the newest one."""
-
-    slot: int
-    tokens: Sequence[int]
-    position: int  # of the first of them
-    draw: Draw
-    asked: Asked | None = None  # None: nothing is scored
-
-
-class Drawn(NamedTuple):
-    """A sequence's next token; None where the logits are not finite."""
-
-    token: int | None = None
-    scores: tuple[Score, ...] = ()  # of the tokens that the feed asks for, then of this one
-
-
 Feeds = dict[sequences.Sequence, Feed]
 Tokens = dict[sequences.Sequence, Drawn]
-
-
-class Model(Speech, Protocol):
-    """What the engine knows of a model."""
-
-    slots: int
-    bounds: Bounds
-
-    def step(self, feeds: Sequence[Feed]) -> Mapping[int, Drawn]:
-        """The next token of each slot. May be repeated after an exception."""
-
-    def free(self, slot: int) -> None:
-        """Forget what was read in this slot; a slot that was never used is free already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +70,7 @@ class Engine:
     def __init__(self, model: Model, sink: Sink, *, hot: Hot | None = None) -> None:
         self._model, self._sink, self._hot = model, sink, hot
         self._changed = threading.Condition()  # guards all below; never held during a forward or in the sink
-        self._scheduler = Scheduler(model.slots)
+        self._scheduler = Scheduler(model.slots, model.blocks)
         self._spoken: dict[str, list[Event]] = {}  # in the step under way
         self._outputs: list[Output] = []  # made, not yet told
         self._arrivals = 0
@@ -102,9 +79,7 @@ class Engine:
         self._began: float | None = None  # the last step; None while there is nothing to do
         self._pace = Pace()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
-        self.counters = dict.fromkeys(
-            ("steps", "prompt_tokens", "generation_tokens", "prefilled_tokens", "parked", "failed"), 0.0
-        )
+        self.counters = dict.fromkeys(_COUNTED, 0.0)
 
     def start(self) -> None:
         """Begin."""
@@ -189,7 +164,7 @@ class Engine:
             feeds = self._plan(began)
         tokens = self._forward(feeds)
         with self._changed:
-            self._apply(tokens)
+            self._apply(feeds, tokens)
             self._count(feeds, tokens, time.monotonic() - began)
         if self._hot:
             self._hot.clear()
@@ -199,15 +174,37 @@ class Engine:
         """Who reads what in this step; the slots that were given up are free from here on."""
         for slot in self._scheduler.vacated():
             self._model.free(slot)
-        entered = self._scheduler.admit(self._pace.prefill_tokens)
-        for sequence in entered:
+        for sequence in self._scheduler.admit(self._pace.prefill_tokens):
+            self.counters["cached_tokens"] += sequence.read
             self._begin(sequence, now)
-        alone = [sequence for sequence in entered if sequence.slot is not None and self._is_suspect(sequence)]
-        return {
-            sequence: Feed(sequence.slot, sequence.unread(), sequence.read, sequence.draw, sequence.asked())
-            for sequence in alone or self._scheduler.running
-            if sequence.slot is not None
-        }
+        feeds: Feeds = {}
+        budget = self._pace.prefill_tokens
+        for sequence in self._due():
+            count = sequence.next(budget if self._model.blocks is not None else len(sequence))
+            if count and sequence.slot is not None and self._scheduler.grow(sequence, sequence.read + count, now):
+                budget -= count * sequence.is_reading
+                feeds[sequence] = self._feed(sequence, count)
+        return {sequence: feed for sequence, feed in feeds.items() if sequence.slot is not None}
+
+    def _due(self) -> Sequence[sequences.Sequence]:
+        """Who reads in this step: those that decode, then prompts in their turn; a suspect's prompt alone."""
+        running = self._scheduler.running
+        reading = [sequence for sequence in running if sequence.is_reading]
+        alone = [sequence for sequence in reading if self._is_suspect(sequence)]
+        return alone[:1] or [*(one for one in running if not one.is_reading), *self._scheduler.in_turn(reading)]
+
+    def _feed(self, sequence: sequences.Sequence, count: int) -> Feed:
+        return Feed(
+            sequence.slot or 0,
+            sequence.unread(count),
+            sequence.read,
+            sequence.draw,
+            sequence.asked(),
+            count == sequence.left,
+            tuple(sequence.blocks),
+            sequence.past(),
+            sequence.is_reading,
+        )
 
     def _begin(self, sequence: sequences.Sequence, now: float) -> None:
         """Its text; a mate of the same job may have failed before it."""
@@ -230,7 +227,7 @@ class Engine:
         self.counters["generation_tokens"] += sum(drawn.token is not None for drawn in tokens.values())
 
     def _forward(self, feeds: Feeds) -> Tokens:
-        """The next tokens; None for the sequences that cannot have one.
+        """The next tokens, but for the sequences that cannot have one.
 
         A step that raises is done again in parts: each new sequence alone, the others together, and if that raises as
         well, in halves. Who raises alone fails alone.
@@ -246,12 +243,12 @@ class Engine:
         return tokens
 
     def _tried(self, feeds: Feeds) -> Tokens:
-        """A part of a failed step, in halves when it fails as well; None for who fails alone."""
+        """A part of a failed step, in halves when it fails as well, without who fails alone."""
         try:
             return self._read(feeds)
         except Exception:  # noqa: BLE001  the whole step's exception is in the log
             if len(feeds) == 1:
-                return dict.fromkeys(feeds, Drawn())
+                return {}
         parts, middle = tuple(feeds.items()), len(feeds) // 2
         return self._tried(dict(parts[:middle])) | self._tried(dict(parts[middle:]))
 
@@ -263,22 +260,32 @@ class Engine:
         tokens = self._model.step(tuple(feeds.values()))
         return {sequence: tokens[feed.slot] for sequence, feed in feeds.items()}
 
-    def _apply(self, tokens: Tokens) -> None:
+    def _apply(self, feeds: Feeds, tokens: Tokens) -> None:
         """Tokens to events; a sequence that was parked or ended meanwhile loses its token."""
         now = time.monotonic()
-        for sequence, drawn in tokens.items():
+        for sequence, feed in feeds.items():
             if sequence.slot is None:
                 continue
+            drawn = tokens.get(sequence)
             try:
-                self._say(sequence, sequence.take(drawn.token, now, drawn.scores))
+                self._say(sequence, self._take(sequence, feed, drawn, now))
             except Exception:  # whatever its text does, it fails alone
-                log.exception("a sequence failed", job=sequence.job_id, has_token=drawn.token is not None)
+                has_token = drawn is not None and drawn.token is not None
+                log.exception("a sequence failed", job=sequence.job_id, has_token=has_token)
                 self._fail(sequence.job_id)
         self._outputs += [
             Output(job_id, self._scheduler[job_id].claim.epoch, tuple(events))
             for job_id, events in self._spoken.items()
         ]
         self._spoken.clear()
+
+    def _take(self, sequence: sequences.Sequence, feed: Feed, drawn: Drawn | None, now: float) -> Sequence[Delta]:
+        """What a sequence says after it has read this. Raises ValueError where the model had nothing for it."""
+        if drawn is None or (feed.draws and drawn.token is None):
+            raise ValueError("the model gave no token")
+        sequence.has_read(len(feed.tokens))
+        self._scheduler.note(sequence)
+        return sequence.take(drawn.token, now, drawn.scores) if drawn.token is not None else ()
 
     def _say(self, sequence: sequences.Sequence, events: Sequence[Delta]) -> None:
         if events:
@@ -293,7 +300,7 @@ class Engine:
         """The job's last event, behind what the running step has already said."""
         job_id = work.claim.job.id
         self._outputs.append(Output(job_id, work.claim.epoch, (*self._spoken.pop(job_id, ()), last)))
-        self._scheduler.remove(job_id)
+        self._scheduler.remove(job_id, is_sound=last is not _FAILED)
 
     def _fail(self, job_id: str) -> None:
         self.counters["failed"] += 1
@@ -359,8 +366,8 @@ class Engine:
 
 def _entering(feeds: Feeds) -> dict[sequences.Sequence, Feed]:
     """Those that read their prompt."""
-    return {sequence: feed for sequence, feed in feeds.items() if not feed.position}
+    return {sequence: feed for sequence, feed in feeds.items() if feed.enters}
 
 
 def _done(work: Work) -> Done:
-    return Done(Usage(work.claim.job.prompt_tokens, work.tokens))
+    return Done(Usage(work.claim.job.prompt_tokens, work.tokens, work.cached))

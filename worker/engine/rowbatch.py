@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
+from worker.engine.blocks import Blocks
 from worker.engine.edits import Editor
-from worker.engine.engine import Drawn, Feed
 from worker.engine.kv import Place, SlotLayer, StateLayer
 from worker.engine.likely import Asked, Score
+from worker.engine.model import Drawn, Feed
 from worker.engine.sampler import Sampler
 from worker.engine.scores import scored
 from worker.engine.sequence import Bounds, Draw
@@ -33,6 +34,8 @@ class UnsupportedModelError(Exception):
 
 class RowModel:
     """A causal language model as the engine knows it."""
+
+    blocks: Blocks | None = None
 
     def __init__(self, model: Any, speech: Speech, bounds: Bounds, slots: int) -> None:
         """Raises UnsupportedModelError for what would go wrong on this path."""
@@ -116,10 +119,7 @@ class RowModel:
         finally:
             for feed in feeds:
                 self.free(feed.slot)
-        is_full = self._model.dtype == torch.float32 and not getattr(self._model, "is_quantized", False)
-        allowed = (_FINE if is_full else _COARSE) * plain.abs().max()
-        if not bool((ours - plain).abs().max() <= allowed):
-            raise UnsupportedModelError("decoding rows together does not give what its plain forward gives")
+        refuse_difference(ours, plain, self._model)
 
     def _read(self, feed: Feed) -> Tensor:
         """Read a prompt into its row; the logits after it, [1, V], and before it those of the tokens to be scored."""
@@ -188,6 +188,14 @@ class RowModel:
     def _each(self, deed: str, *rows: int) -> None:
         for layer in self._cache.layers:
             getattr(layer, deed)(*rows)
+
+
+def refuse_difference(ours: Tensor, plain: Tensor, model: Any) -> None:
+    """Raises UnsupportedModelError where other kernels cannot be the reason."""
+    is_full = model.dtype == torch.float32 and not getattr(model, "is_quantized", False)
+    allowed = (_FINE if is_full else _COARSE) * plain.abs().max()
+    if not bool((ours - plain).abs().max() <= allowed):
+        raise UnsupportedModelError("decoding sequences together does not give what its plain forward gives")
 
 
 def _bucket(length: int) -> int:

@@ -4,14 +4,17 @@ Jobs stay here from claim to end. Their sequences enter one by one as slots free
 and keeps their tokens, so that they come back where they stood in the queue.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from common.jobs import CLASSES, Class
+from worker.engine.blocks import Blocks, OutOfBlocksError
 from worker.engine.sequence import Sequence, Work
 
 _PREFILL_S = 0.05  # reading prompts may make running sequences wait so long in one step
 _FIRST_TOKENS = 512  # prompt tokens of a step before we know what they cost
+_LEAST_TOKENS = 16  # of a step, however slow they are
+_AHEAD = 64  # tokens of an answer for which there must be blocks when a sequence enters
 _WEIGHT = 0.1  # of the newest step in a moving mean
 _RANK = {cls: rank for rank, cls in enumerate(CLASSES)}
 
@@ -29,8 +32,8 @@ class Room:
 class Scheduler:
     """All claimed jobs, and the slots."""
 
-    def __init__(self, slots: int) -> None:
-        self._slots = slots
+    def __init__(self, slots: int, blocks: Blocks | None = None) -> None:
+        self._slots, self._blocks = slots, blocks
         self._free = list(range(slots - 1, -1, -1))  # the lowest is taken first
         self._left: list[int] = []  # given up, but the model does not know it yet
         self._works: dict[str, Work] = {}
@@ -53,14 +56,18 @@ class Scheduler:
         """The sequences in slots, in order of entry."""
         return tuple(self._running)
 
+    def in_turn(self, some: Iterable[Sequence]) -> list[Sequence]:
+        """The same in the order of their jobs."""
+        return sorted(some, key=lambda sequence: _turn(self._works[sequence.job_id]))
+
     def add(self, work: Work) -> None:
         """A job joins the queue of its class."""
         self._works[work.claim.job.id] = work
 
-    def remove(self, job_id: str) -> None:
-        """A job is over; its slots are free."""
+    def remove(self, job_id: str, *, is_sound: bool = True) -> None:
+        """A job is over; its slots are free. What one that is not sound has read is not found again."""
         for sequence in tuple(self._works.pop(job_id).running()):
-            self._vacate(sequence)
+            self._vacate(sequence, is_sound=is_sound)
 
     def leave(self, sequence: Sequence) -> None:
         """A finished sequence gives its slot up."""
@@ -75,26 +82,48 @@ class Scheduler:
     def admit(self, tokens: int) -> list[Sequence]:
         """Give free slots to those whose turn it is, at least one, until about so many tokens are to be read.
 
-        A suspect enters alone: if the step kills this process, everybody knows who did it.
+        A suspect enters alone: if the step kills this process, everybody knows who did it. Nobody enters for whom there
+        are not blocks enough, and nobody behind them; choices of a prompt that is being read wait for its blocks.
         """
         admitted: list[Sequence] = []
         for work in self._queue() if self._free else ():
             for sequence in tuple(work.waiting()):
-                if admitted and (work.is_suspect or tokens <= 0):
+                if 0 < self._unread_before(work) >= tokens:
                     return admitted
-                self._enter(work, sequence)
+                if admitted and work.is_suspect:
+                    return admitted
+                if self._is_read_by_a_mate(work, sequence):
+                    continue
+                if not self._enter(work, sequence):
+                    return admitted
                 admitted.append(sequence)
-                tokens -= len(sequence)
                 if work.is_suspect or not self._free:
                     return admitted
         return admitted
+
+    def grow(self, sequence: Sequence, tokens: int, now: float) -> bool:
+        """Have blocks for so many tokens of a sequence, if others must give way for it; False: it gave way itself."""
+        blocks = self._blocks
+        while blocks is not None and (lacking := blocks.need(tokens) - len(sequence.blocks)) > 0:
+            try:
+                sequence.blocks += blocks.take(lacking)
+            except OutOfBlocksError:
+                self._park(max(self._works_running(), key=_turn), now)
+                if sequence.slot is None:
+                    return False
+        return True
+
+    def note(self, sequence: Sequence) -> None:
+        """It has read more: its full blocks are found by others from now on."""
+        if self._blocks is not None:
+            for block, name in sequence.filled(self._blocks.size):
+                self._blocks.name(block, name)
 
     def park(self, slots: int, below: Class, now: float) -> int:
         """Take the newest whole jobs of classes under ``below`` out until a job of that class finds so many slots."""
         parked = 0
         while self._free_for(below) < slots:
-            works = {self._works[sequence.job_id].order: self._works[sequence.job_id] for sequence in self._running}
-            lower = [work for work in works.values() if _RANK[work.cls] > _RANK[below]]
+            lower = [work for work in self._works_running() if _RANK[work.cls] > _RANK[below]]
             if not lower:
                 break
             self._park(max(lower, key=_turn), now)
@@ -126,16 +155,45 @@ class Scheduler:
             self._vacate(sequence)
         work.parked_at = now
 
-    def _enter(self, work: Work, sequence: Sequence) -> None:
-        sequence.slot, sequence.read = self._free.pop(), 0
+    def _unread_before(self, work: Work) -> int:
+        """Tokens that those who run and come first have still to read."""
+        turn = _turn(work)
+        first = (one for one in self._running if one.is_reading and _turn(self._works[one.job_id]) <= turn)
+        return sum(sequence.left for sequence in first)
+
+    def _works_running(self) -> list[Work]:
+        return list({sequence.job_id: self._works[sequence.job_id] for sequence in self._running}.values())
+
+    def _is_read_by_a_mate(self, work: Work, sequence: Sequence) -> bool:
+        if self._blocks is None or len(sequence.prompt) <= self._blocks.size:
+            return False
+        return any(mate.prompt is sequence.prompt and mate.read < len(mate.prompt) for mate in work.running())
+
+    def _enter(self, work: Work, sequence: Sequence) -> bool:
+        """Into a slot, behind the blocks that hold its beginning already; False when there are too few."""
+        read = 0
+        if self._blocks is not None:
+            found = self._blocks.find(sequence.names(self._blocks.size))
+            lacking = self._blocks.need(len(sequence) + sequence.ahead(_AHEAD)) - len(found)
+            if lacking > self._blocks.available:
+                self._blocks.release(found)
+                return False
+            sequence.blocks = found + self._blocks.take(self._blocks.need(len(sequence)) - len(found))
+            read = len(found) * self._blocks.size
+        sequence.enter(self._free.pop(), read)
         work.parked_at = None
         self._running.append(sequence)
+        return True
 
-    def _vacate(self, sequence: Sequence) -> None:
-        if sequence.slot is not None:
-            self._left.append(sequence.slot)
-            sequence.slot = None
-            self._running.remove(sequence)
+    def _vacate(self, sequence: Sequence, *, is_sound: bool = True) -> None:
+        if sequence.slot is None:
+            return
+        if self._blocks is not None:
+            self._blocks.release(sequence.blocks, keep=is_sound)
+            sequence.blocks = []
+        self._left.append(sequence.slot)
+        sequence.slot = None
+        self._running.remove(sequence)
 
 
 class Pace:
@@ -149,7 +207,7 @@ class Pace:
     @property
     def prefill_tokens(self) -> int:
         """So many prompt tokens a step may read without keeping running sequences waiting for long."""
-        return _FIRST_TOKENS if self._prefill_s is None else int(_PREFILL_S / self._prefill_s)
+        return _FIRST_TOKENS if self._prefill_s is None else max(_LEAST_TOKENS, int(_PREFILL_S / self._prefill_s))
 
     def note(self, seconds: float, prefilled: int, generated: int) -> None:
         """A step took so long for so many prompt tokens and new tokens."""

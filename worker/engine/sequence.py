@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from common.jobs import Class, Delta, Echo, Finish, Logprob, Sampling
 from common.ledger.replies import Claim
 from worker.engine import likely, rng
+from worker.engine.blocks import Name, names
 from worker.engine.likely import Asked, Entries, Score
 from worker.engine.text import Speech, Text
 
@@ -64,6 +65,11 @@ class Sequence:
         )
         self.slot: int | None = None
         self.read = 0  # tokens the model has read in this slot
+        self.blocks: list[int] = []  # where their keys and values lie
+        self.cached = 0  # tokens of the prompt that lay there when it first entered
+        self._is_fresh = True  # nothing was read in this slot yet
+        self._owner = bytes.fromhex(job.owner)
+        self._names: list[Name] = []  # of the full blocks that prompt and answer fill
         self.is_finished = any(delta.finish for delta in said)
         self._most = min(sampling.max_tokens, bounds.context - len(self.prompt))
         self._stop, self._top = sampling.stop, sampling.logprobs
@@ -82,9 +88,67 @@ class Sequence:
         """Tokens of prompt and answer."""
         return len(self.prompt) + len(self.tokens)
 
-    def unread(self) -> tuple[int, ...]:
-        """What the model has not read yet: the newest token, or everything."""
-        return (self.tokens[-1],) if self.read else (*self.prompt, *self.tokens)
+    @property
+    def left(self) -> int:
+        """Tokens that the model has not read yet: one while it decodes."""
+        return len(self) - self.read
+
+    @property
+    def is_reading(self) -> bool:
+        """It does not decode yet."""
+        return self._is_fresh or self.left > 1
+
+    def next(self, most: int) -> int:
+        """How many of them to read in a step that may read about so many; what is to be scored comes at once."""
+        if not self.is_reading:
+            return 1
+        asked = self.asked()
+        return self.left if asked is not None and asked.since < len(self) else min(self.left, max(0, most))
+
+    def unread(self, count: int) -> tuple[int, ...]:
+        """The next so many of them."""
+        if self.read >= len(self.prompt):
+            start = self.read - len(self.prompt)
+            return tuple(self.tokens[start : start + count])
+        return (*self.prompt, *self.tokens)[self.read : self.read + count]
+
+    def past(self) -> tuple[int, ...]:
+        """What others have read for it, if it is to know: before its first step in a slot."""
+        return (*self.prompt, *self.tokens)[: self.read] if self._is_fresh and self.draw.edits else ()
+
+    def ahead(self, most: int) -> int:
+        """Tokens that it may still say, up to so many."""
+        return max(0, min(most, self._most - len(self.tokens)))
+
+    def enter(self, slot: int, read: int) -> None:
+        """It runs from now on; so much has been read for it."""
+        if self._text is None:
+            self.cached = min(read, len(self.prompt))
+        self.slot, self.read, self._is_fresh = slot, read, True
+
+    def has_read(self, count: int) -> None:
+        """So many more."""
+        self.read += count
+        self._is_fresh = False
+
+    def names(self, size: int) -> list[Name]:
+        """Of the full blocks that may be found computed: the last token must be read, and what is to be scored."""
+        self._extend_names(size, len(self))
+        asked = self.asked()
+        most = len(self) - 1 if asked is None else min(len(self), asked.since) - 1
+        return self._names[: most // size]
+
+    def filled(self, size: int) -> Iterator[tuple[int, Name]]:
+        """Its full blocks and their names."""
+        self._extend_names(size, self.read)
+        return zip(self.blocks, self._names[: self.read // size], strict=False)
+
+    def _extend_names(self, size: int, end: int) -> None:
+        done = len(self._names) * size
+        if end - done >= size:
+            before = self._names[-1] if self._names else self._owner
+            tokens = (*self.prompt, *self.tokens)[done : end - end % size]
+            self._names += names(tokens, size, before)
 
     def asked(self) -> Asked | None:
         """What is to be scored beside the next token: a prompt that is told with its scores, or what the log lacks."""
@@ -114,11 +178,10 @@ class Sequence:
             return self._ended(finish, new, ())
         return (Delta(new, (), self.choice),) if new else ()
 
-    def take(self, token: int | None, now: float, scores: tuple[Score, ...] = ()) -> tuple[Delta, ...]:
-        """The model's next token, as the log will have it; None: the model had none."""
-        if self._text is None or token is None:
-            raise ValueError("the model gave no token")
-        self.read = len(self)
+    def take(self, token: int, now: float, scores: tuple[Score, ...] = ()) -> tuple[Delta, ...]:
+        """The model's next token, as the log will have it."""
+        if self._text is None:
+            raise ValueError("it has not begun")
         if self._entries is None:
             return self._added(self._text, token, now, None)
         *earlier, score = scores
@@ -209,6 +272,11 @@ class Work:
     def tokens(self) -> int:
         """Generated tokens, those in the log included."""
         return sum(len(sequence.tokens) for sequence in self.sequences)
+
+    @property
+    def cached(self) -> int:
+        """Tokens of its prompts that nobody had to compute."""
+        return sum(sequence.cached for sequence in self.sequences if sequence.choice % self.claim.job.n == 0)
 
     def waiting(self) -> Iterator[Sequence]:
         """What still wants a slot."""

@@ -15,8 +15,9 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from common.bundle import packed
 from worker.engine import rng
-from worker.engine.engine import Drawn, Feed
+from worker.engine.blocks import Blocks
 from worker.engine.likely import Score
+from worker.engine.model import Drawn, Feed
 from worker.engine.sequence import Bounds
 from worker.models.pieces import Pieces
 
@@ -42,6 +43,8 @@ def tokenizer() -> Tokenizer:
 
 class Counting:
     """A model as the engine knows it."""
+
+    blocks: Blocks | None = None
 
     def __init__(self, query: str, slots: int, context: int | None = None) -> None:
         """``query``: ``step_ms=5&answer=200``; both have defaults."""

@@ -18,12 +18,14 @@ from common import settings, telemetry
 from common.bundle import packed
 from common.cards import ModelCard
 from common.checkpoints import complaint
-from worker.engine import engine
+from worker.engine.model import Model
 from worker.engine.sequence import Bounds
 from worker.models.counting import PREFIX, Counting
 from worker.models.pieces import Pieces
 
 _CONTEXT = 2048  # of a model that does not say
+_CPU_ROOM = 2**30  # bytes for keys and values
+_GPU_SHARE = 0.8  # of the memory that is left, likewise; the rest is for what a step computes
 _LONGEST = 300  # characters of somebody else's error message
 _FILES = (
     "tokenizer.json",
@@ -43,7 +45,7 @@ class LoadError(Exception):
 class Loaded:
     """A model, and what the rest of the house must know of it."""
 
-    model: engine.Model
+    model: Model
     card: ModelCard
     tokenizer_files: bytes
     parameters: int
@@ -103,7 +105,8 @@ def _pretrained(model: settings.Model, threads: int) -> Loaded:
     import torch
     from transformers.utils import logging as transformers_logging
 
-    from worker.engine.rowbatch import RowModel, UnsupportedModelError
+    from worker.engine.rowbatch import UnsupportedModelError
+    from worker.models.linears import pack
 
     transformers_logging.disable_progress_bar()
     torch.set_num_threads(threads)
@@ -114,15 +117,53 @@ def _pretrained(model: settings.Model, threads: int) -> Loaded:
         raise  # where memory was short, the next start may find more
     except Exception as error:  # the libraries below raise whatever they like for what they cannot load
         raise LoadError(f"{model.path} cannot be loaded: {_shortened(error)}") from error
+    parameters, size = network.num_parameters(), network.get_memory_footprint()
+    layers = pack(network)
     bounds = Bounds(_context(model, network.config), _end_ids(network, tokenizer))
     try:
-        rows = RowModel(network, Pieces(tokenizer.backend_tokenizer), bounds, model.slots)
-        rows.test()
+        served = _served(model, network, Pieces(tokenizer.backend_tokenizer), bounds)
     except UnsupportedModelError as error:
         raise LoadError(f"{model.path} cannot be served yet: {error}.") from error
+    log.info("linear layers laid out for this processor", model=model.name, count=layers)
     files = _tokenizer_files(tokenizer, network)
-    card = _card(model, network, tokenizer, files)
-    return Loaded(rows, card, files, network.num_parameters(), network.get_memory_footprint())
+    return Loaded(served, _card(model, network, tokenizer, files, served), files, parameters, size)
+
+
+def _served(model: settings.Model, network: Any, pieces: Pieces, bounds: Bounds) -> Any:
+    """On the packed path, or as rows where that cannot be. Raises UnsupportedModelError."""
+    from worker.engine.packed import SIZE, PackedModel
+    from worker.engine.rowbatch import RowModel, UnsupportedModelError
+
+    own = network.config._attn_implementation  # noqa: SLF001  the only place that says it
+    try:
+        packed = PackedModel(network, pieces, bounds, model.slots, _room(model, network))
+    except UnsupportedModelError as reason:
+        network.set_attn_implementation(own)
+        rows = RowModel(network, pieces, bounds, model.slots)
+        rows.test()
+        log.info("prompts are read whole and alone: it cannot be packed", model=model.name, reason=str(reason))
+        return rows
+    log.info(
+        "keys and values",
+        model=model.name,
+        megabytes=round(packed.blocks.count * SIZE * packed.bytes_per_token / 1e6, 1),
+        tokens=packed.blocks.count * SIZE,
+        bytes_per_token=packed.bytes_per_token,
+        context=packed.bounds.context,
+    )
+    return packed
+
+
+def _room(model: settings.Model, network: Any) -> int:
+    """Bytes for keys and values: as told, or a part of what a GPU has left, or a fixed size beside a CPU."""
+    import torch
+
+    if model.kv_cache_bytes is not None:
+        return model.kv_cache_bytes
+    if network.device.type != "cuda":
+        return _CPU_ROOM
+    free, _ = torch.cuda.mem_get_info(network.device)
+    return int(free * _GPU_SHARE)
 
 
 def _network(model: settings.Model) -> Any:
@@ -212,19 +253,19 @@ def _end_ids(network: Any, tokenizer: Any) -> tuple[int, ...]:
     return tuple(dict.fromkeys(end for end in (*ids, tokenizer.eos_token_id) if end is not None))
 
 
-def _card(model: settings.Model, network: Any, tokenizer: Any, files: bytes) -> ModelCard:
+def _card(model: settings.Model, network: Any, tokenizer: Any, files: bytes, served: Model) -> ModelCard:
     config = network.config
     has_template = tokenizer.chat_template is not None
     special = (at for at, token in tokenizer.added_tokens_decoder.items() if token.special)
     return ModelCard(
         base_model=model.name,
-        context=_context(model, config),
+        context=served.bounds.context,
         vocabulary=config.get_text_config(decoder=True).vocab_size,
         end_ids=_end_ids(network, tokenizer),
         special_ids=tuple(sorted(special)),
         has_chat_template=has_template,
         capabilities=("completion", "chat") if has_template else ("completion",),
-        path="row",
+        path="row" if served.blocks is None else "packed",
         dtype=str(network.dtype).removeprefix("torch."),
         quantization=_quantization(config),
         created=int(time.time()),

@@ -1,0 +1,49 @@
+"""What the engine knows of a model: what it is fed, and what it gives."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from worker.engine.blocks import Blocks
+from worker.engine.likely import Asked, Score
+from worker.engine.sequence import Bounds, Draw
+from worker.engine.text import Speech
+
+
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """What the model is to read for one sequence: all its tokens (position 0), or the newest one."""
+
+    slot: int
+    tokens: Sequence[int]
+    position: int  # of the first of them
+    draw: Draw
+    asked: Asked | None = None  # None: nothing is scored
+    draws: bool = True  # False: the prompt goes on in a later step
+    blocks: Sequence[int] = ()  # where its keys and values lie; a model without blocks finds them by the slot
+    past: Sequence[int] = ()  # all before them, where the model has not read them for this sequence but wants to know
+    enters: bool = False  # a prompt is read, or a part of it
+
+
+class Drawn(NamedTuple):
+    """A sequence's next token; None where the logits are not finite."""
+
+    token: int | None = None
+    scores: tuple[Score, ...] = ()  # of the tokens that the feed asks for, then of this one
+
+
+class Model(Speech, Protocol):
+    """What the engine knows of a model."""
+
+    slots: int
+    bounds: Bounds
+
+    @property
+    def blocks(self) -> Blocks | None:
+        """Where keys and values lie; None: it finds them by the slot, and reads each prompt whole."""
+
+    def step(self, feeds: Sequence[Feed]) -> Mapping[int, Drawn]:
+        """The next token of each slot. May be repeated after an exception."""
+
+    def free(self, slot: int) -> None:
+        """Forget what was read in this slot; a slot that was never used is free already."""

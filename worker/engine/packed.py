@@ -1,0 +1,201 @@
+"""The packed path: all that is read in a step, new tokens and pieces of prompts, is one row of one forward.
+
+Keys and values lie in blocks of one pool (``attention.py`` reads them, ``blocks.py`` counts them), so a prompt may come
+in pieces, behind blocks that somebody else has filled.
+"""
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from worker.engine import attention
+from worker.engine.attention import Group, Piece, Step, Store
+from worker.engine.blocks import Blocks
+from worker.engine.edits import Editor
+from worker.engine.model import Drawn, Feed
+from worker.engine.rowbatch import UnsupportedModelError, refuse_difference
+from worker.engine.sampler import Sampler
+from worker.engine.scores import scored
+from worker.engine.sequence import Bounds, Draw
+from worker.engine.text import Speech
+
+SIZE = 16  # tokens of a block
+_SPREAD = 2  # feeds of one token whose lengths differ by more are read apart
+_KEPT = 2  # times what those who run can use at most: the rest is kept for those who read the same
+_LAYERS = {"full_attention", "sliding_attention"}
+_ASKED = {"position_ids", "logits_to_keep"}  # what a forward must take
+# Whatever an unsuitable forward raises becomes one sentence.
+_UNFIT = (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError)
+
+
+class PackedModel:
+    """A causal language model as the engine knows it."""
+
+    def __init__(self, model: Any, speech: Speech, bounds: Bounds, slots: int, room: int) -> None:
+        """``room``: bytes for keys and values. Raises UnsupportedModelError for what would go wrong on this path."""
+        _refuse(model)
+        self.slots = slots
+        self.decode, self.spell = speech.decode, speech.spell
+        self._model, self._device = model, model.device
+        self._editor, self._sampler = Editor(model.device), Sampler(model.device)
+        self._poisoned: dict[int, Sequence[int]] = {}  # slots whose logits were not finite, and their blocks
+        self._stores: dict[int, Store] = {}
+        self.test()
+        self.bytes_per_token = sum(store.bytes_per_token for store in self._stores.values())
+        most = _KEPT * slots * -(-(bounds.context + 1) // SIZE)
+        self.blocks = Blocks(max(2, min(room // (self.bytes_per_token * SIZE), most)), SIZE)
+        self.bounds = Bounds(min(bounds.context, self.blocks.count * SIZE - 1), bounds.end_ids)
+        for store in self._stores.values():
+            store.resize(self.blocks.count)
+
+    @torch.inference_mode()
+    def step(self, feeds: Sequence[Feed]) -> Mapping[int, Drawn]:
+        """What each slot draws."""
+        parts = self._read(feeds)
+        drawing = [feed for feed in feeds if feed.draws]
+        for feed in feeds:
+            if not feed.draws:
+                self._editor.read(feed)
+        drawn = dict.fromkeys((feed.slot for feed in feeds), Drawn())
+        if not drawing:
+            return drawn
+        logits = torch.cat([parts[feed.slot][-1:] for feed in drawing]).float()
+        asking = [feed for feed in drawing if feed.asked]
+        self._editor(logits, drawing)
+        ends = torch.tensor([feed.position + len(feed.tokens) for feed in drawing], device=self._device)
+        ids = self._sampler(logits, [feed.draw for feed in drawing], ends)
+        drawn |= {feed.slot: Drawn(token) for feed, token in zip(drawing, ids, strict=True)}
+        self._poisoned |= {feed.slot: feed.blocks for feed in drawing if drawn[feed.slot].token is None}
+        for feed in asking:
+            drawn[feed.slot] = _scored(feed, parts[feed.slot], drawn[feed.slot].token)
+        return drawn
+
+    @torch.inference_mode()
+    def free(self, slot: int) -> None:
+        """Nothing that is not finite may stay: hidden places are multiplied by zero, not left out."""
+        self._editor.free(slot)
+        for block in self._poisoned.pop(slot, ()):
+            if not self.blocks.users(block):
+                for store in self._stores.values():
+                    store.wipe(block)
+
+    @torch.inference_mode()
+    def test(self) -> None:
+        """Two prompts read together, one of them in two pieces, then decoded together: as the plain model does it."""
+        long, short = [at % 7 + 1 for at in range(9)], [1, 2, 3, 4, 5, 7]
+
+        def feed(slot: int, tokens: list[int], start: int, end: int) -> Feed:
+            return Feed(slot, tokens[start:end], start, Draw(0), blocks=(slot,))
+
+        steps = [(feed(0, long, 0, 4), feed(1, short, 0, 4)), (feed(0, long, 4, 8), feed(1, short, 4, 5))]
+        try:
+            plain = [self._plain(one) for one in (long, short)]
+            self._model.set_attn_implementation(attention.NAME)
+            for step in steps:
+                self._read(step)
+            told = self._read((feed(0, long, 8, 9), feed(1, short, 5, 6)))
+        except _UNFIT as error:
+            raise UnsupportedModelError(f"its forward does not work packed ({error})") from error
+        refuse_difference(torch.cat([told[0][-1:], told[1][-1:]]).float(), torch.stack(plain), self._model)
+
+    def _plain(self, tokens: Sequence[int]) -> Tensor:
+        ids = torch.tensor([tokens], device=self._device)
+        logits: Tensor = self._model(input_ids=ids, use_cache=False).logits[0, -1]
+        return logits.float()
+
+    def _read(self, feeds: Sequence[Feed]) -> dict[int, Tensor]:
+        """One forward; the logits of each slot's last places, [k, V]: as many as it asks for, at least one."""
+        singles = [feed for feed in feeds if len(feed.tokens) == 1]
+        groups = [_grouped(group, self._device) for group in _alike(singles)]
+        order = [feed for group in _alike(singles) for feed in group] + [feed for feed in feeds if len(feed.tokens) > 1]
+        starts = [0, *accumulate(len(feed.tokens) for feed in order)]
+        for group, start in zip(groups, accumulate((group.count for group in groups), initial=0), strict=False):
+            group.start = start
+        pieces = [
+            Piece(start, len(feed.tokens), feed.position, self._table(feed))
+            for feed, start in zip(order, starts, strict=False)
+            if len(feed.tokens) > 1
+        ]
+        ids = [token for feed in order for token in feed.tokens]
+        positions = [at for feed in order for at in range(feed.position, feed.position + len(feed.tokens))]
+        places = [feed.blocks[at // SIZE] * SIZE + at % SIZE for feed in order for at in _span(feed)]
+        wanted = [_wanted(feed) for feed in order]
+        keep = [at for end, count in zip(starts[1:], wanted, strict=True) for at in range(end - count, end)]
+        row = torch.tensor([ids, positions, places], device=self._device)  # one transfer for all
+        attention.begin(Step(self._stores, row[2], groups, pieces))
+        try:
+            output = self._model(
+                input_ids=row[:1],
+                position_ids=row[1:2],
+                use_cache=False,
+                logits_to_keep=torch.tensor(keep, device=self._device),
+            )
+        finally:
+            attention.end()
+        logits: Tensor = output.logits[0]
+        return {feed.slot: part for feed, part in zip(order, torch.split(logits, wanted), strict=True)}
+
+    def _table(self, feed: Feed) -> Tensor:
+        count = -(-(feed.position + len(feed.tokens)) // SIZE)
+        return torch.tensor(feed.blocks[:count], device=self._device)
+
+
+def _span(feed: Feed) -> range:
+    return range(feed.position, feed.position + len(feed.tokens))
+
+
+def _wanted(feed: Feed) -> int:
+    """The last places whose logits are needed."""
+    if feed.asked is None or not feed.draws:
+        return 1
+    return feed.position + len(feed.tokens) + 1 - max(feed.asked.since, feed.position + 1)
+
+
+def _scored(feed: Feed, logits: Tensor, token: int | None) -> Drawn:
+    """What was drawn, with its score and those of the tokens that were read; ``logits`` [k, V]."""
+    if feed.asked is None or token is None:
+        return Drawn(token)
+    tokens = (*feed.tokens[len(feed.tokens) + 1 - len(logits) :], token)
+    return Drawn(token, tuple(scored(logits, tokens, [feed.asked.top] * len(tokens))))
+
+
+def _alike(feeds: Sequence[Feed]) -> Iterator[list[Feed]]:
+    """Feeds of one token in groups of like length, the shortest first."""
+    group: list[Feed] = []
+    for feed in sorted(feeds, key=lambda feed: feed.position):
+        if group and feed.position // SIZE > _SPREAD * (group[0].position // SIZE + 1):
+            yield group
+            group = []
+        group.append(feed)
+    if group:
+        yield group
+
+
+def _grouped(feeds: Sequence[Feed], device: torch.device) -> Group:
+    counts = [feed.position // SIZE + 1 for feed in feeds]
+    most = max(counts)
+    table = [
+        [*feed.blocks[:count], *[feed.blocks[0]] * (most - count)] for feed, count in zip(feeds, counts, strict=True)
+    ]
+    positions = torch.tensor([feed.position for feed in feeds], device=device)
+    return Group(0, positions, torch.tensor(table, device=device), SIZE)
+
+
+def _refuse(model: Any) -> None:
+    """What is known not to work here. Raises UnsupportedModelError."""
+    config = model.config.get_text_config(decoder=True)
+    kinds = set(getattr(config, "layer_types", None) or ())
+    if strange := sorted(kinds - _LAYERS):
+        raise UnsupportedModelError(f"it has layers of type {', '.join(strange)}")
+    if getattr(config, "attention_chunk_size", None):
+        raise UnsupportedModelError("its attention is chunked")
+    if getattr(model, "is_loaded_in_8bit", False):
+        raise UnsupportedModelError("its int8 layers round by all that is computed together")
+    if not getattr(model, "_supports_attention_backend", False):
+        raise UnsupportedModelError("its attention cannot be replaced")
+    if missing := _ASKED - set(inspect.signature(model.forward).parameters):
+        raise UnsupportedModelError(f"its forward does not take {', '.join(sorted(missing))}")
