@@ -3,6 +3,7 @@
 from http import HTTPStatus
 
 from flask import Flask, Response, current_app, g, request
+from werkzeug.datastructures import Headers
 
 from api import body, errors
 from api.auth import Gate, is_loopback
@@ -13,9 +14,11 @@ from api.views import chat, health, models
 from common import telemetry
 from common.broker import Tickets
 from common.door import admission
-from common.errors import PermissionDeniedError
+from common.errors import InvalidRequestError, PermissionDeniedError
 from common.ledger.ledger import Ledger
 from common.settings import Settings
+
+_READABLE = "x-request-id, x-job-id, x-ignored-params, x-should-retry, retry-after"
 
 
 def create_app(settings: Settings, door: Door | None = None) -> Flask:
@@ -55,6 +58,8 @@ def close_app(app: Flask) -> None:
 def _admit() -> None:
     """Before every view: nobody unknown passes, unless the view is marked public."""
     g.request_id = errors.request_id()
+    if "HTTP_HOST" not in request.environ and request.environ["SERVER_PROTOCOL"] == "HTTP/1.1":
+        raise InvalidRequestError("A request of HTTP/1.1 needs a Host header.")
     view = current_app.view_functions.get(request.endpoint or "")
     if view is None or request.method == "OPTIONS" or getattr(view, "is_public", False):
         return
@@ -87,11 +92,20 @@ def _finish(response: Response) -> Response:
     if request.method == "OPTIONS" and response.status_code == HTTPStatus.OK:
         response.status_code = HTTPStatus.NO_CONTENT
         del headers["Content-Type"]
+    if state().settings.cors_origins:
+        _tell_pages(headers)
+    return response
+
+
+def _tell_pages(headers: Headers) -> None:
+    """What pages of the listed origins may do."""
+    headers.add("Vary", "Origin")  # also where it is not one of them: a cache must not mix the two
     origin = request.headers.get("Origin")
-    if origin and origin in state().settings.cors_origins:
-        headers["Access-Control-Allow-Origin"] = origin
+    if origin not in state().settings.cors_origins:
+        return
+    headers["Access-Control-Allow-Origin"] = origin
+    headers["Access-Control-Expose-Headers"] = _READABLE
+    if request.method == "OPTIONS":
         headers["Access-Control-Allow-Headers"] = "authorization, *"  # SDKs send many; the star leaves that one out
         headers["Access-Control-Allow-Methods"] = "GET, POST"
-        headers["Access-Control-Expose-Headers"] = "x-request-id, x-job-id, x-ignored-params, retry-after"
-        headers.add("Vary", "Origin")
-    return response
+        headers["Access-Control-Max-Age"] = "600"

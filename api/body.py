@@ -7,11 +7,11 @@ from flask import g, request
 from gevent import monkey
 
 from api.turns import in_turns
-from common.errors import MediaTypeError, SlowBodyError
+from common.errors import InvalidRequestError, MediaTypeError, SlowBodyError, TransferCodingError
 
 
 def read(limit_s: float) -> bytes:
-    """All of it. Raises MediaTypeError, SlowBodyError, and Flask's 413.
+    """All of it. Raises MediaTypeError, TransferCodingError, SlowBodyError, InvalidRequestError, and Flask's 413.
 
     A body without a type is refused as well: browsers may send one to any site without asking first.
     """
@@ -19,7 +19,17 @@ def read(limit_s: float) -> bytes:
         _refuse_type()
         with _deadline(limit_s):
             g.body = b"".join(in_turns(request.stream.read))
+        if len(g.body) < (request.content_length or 0):
+            raise InvalidRequestError("The body ended before its Content-Length.")
     body: bytes = g.body
+    return body
+
+
+def required(limit_s: float) -> bytes:
+    """The same, and there is one."""
+    body = read(limit_s)
+    if not body:
+        raise InvalidRequestError("There is no body: send a JSON object, with its Content-Length or in chunks.")
     return body
 
 
@@ -27,6 +37,8 @@ def _refuse_type() -> None:
     if request.mimetype != "application/json":
         told = request.mimetype or "none"
         raise MediaTypeError(f"The Content-Type must be application/json, not {told[:64]!r}; curl -d needs -H for it.")
+    if request.headers.get("Transfer-Encoding", "chunked").lower() != "chunked":
+        raise TransferCodingError("Of all transfer codings only chunked is known here.")
     if request.content_encoding:
         raise MediaTypeError("Send the body without a Content-Encoding.")
 

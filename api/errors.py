@@ -1,8 +1,5 @@
 """The only place that turns an exception into an answer."""
 
-import re
-import secrets
-import socket
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +8,7 @@ from gunicorn.http.errors import NoMoreData, ParseException
 from werkzeug.exceptions import HTTPException, InternalServerError, MethodNotAllowed
 from werkzeug.routing.exceptions import RoutingException
 
+from api import connection
 from api.feed import HangUp
 from api.stream import JobFailedError
 from common import telemetry
@@ -22,13 +20,19 @@ from common.errors import (
     MediaTypeError,
     MethodNotAllowedError,
     NotFoundError,
-    SlowBodyError,
 )
 from common.jobs import Failed
 from common.render.frames import compact
 
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _NOBODY_READS = 499
+_UNREAD = {408, 413, 501}  # the rest of the body is not waited for
+_TOLD = {
+    401: ("WWW-Authenticate", "Bearer"),
+    409: ("x-should-retry", "false"),  # asking again would not help
+    415: ("Accept-Encoding", "identity"),
+    500: ("x-should-retry", "false"),
+    501: ("x-should-retry", "false"),
+}
 _BY_STATUS: Mapping[int | None, ApiError] = {
     404: NotFoundError("There is nothing at this path."),
     405: MethodNotAllowedError("This path does not take this method."),
@@ -39,9 +43,8 @@ log = telemetry.logger("api")
 
 
 def request_id() -> str:
-    """The client's own, when it is harmless; else a new one."""
-    told = request.headers.get("x-request-id", "")
-    return told if _REQUEST_ID.fullmatch(told) else f"req_{secrets.token_hex(16)}"
+    """Of the request that is being answered."""
+    return connection.request_id(request.headers.get("x-request-id", ""))
 
 
 def json_response(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
@@ -64,16 +67,15 @@ def _response(end: Failed, retry_after_s: int | None = None) -> Response:
     response = json_response(end.body(), end.status)
     if end.status in {429, 503}:
         response.headers["Retry-After"] = str(retry_after_s or 1)
-    if end.status in {409, 500}:  # asking again would not help
-        response.headers["x-should-retry"] = "false"
-    if end.status == 401:  # noqa: PLR2004  a name would say no more
-        response.headers["WWW-Authenticate"] = "Bearer"
+    if end.status in _TOLD:
+        name, told = _TOLD[end.status]
+        response.headers[name] = told
     return response
 
 
 def _of_ours(error: ApiError) -> Response:
-    if isinstance(error, SlowBodyError) and (connection := request.environ.get("gunicorn.socket")):
-        connection.shutdown(socket.SHUT_RD)  # the rest of the body is not waited for, so the connection ends
+    if type(error).status in _UNREAD:
+        _end_connection()
     return _response(Failed.of(error), error.retry_after_s)
 
 
@@ -98,7 +100,13 @@ def _of_http(error: HTTPException) -> Response | HTTPException:
 
 
 def _of_body(_error: Exception) -> Response:
+    _end_connection()
     return _of_ours(InvalidRequestError("The body could not be read: its framing is broken."))
+
+
+def _end_connection() -> None:
+    if client := request.environ.get("gunicorn.socket"):
+        client.last()
 
 
 def _of_unexpected(error: BaseException) -> Response:

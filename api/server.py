@@ -3,41 +3,28 @@
 The parent stays light: what the workers need is imported in them, after gevent has patched the standard library.
 """
 
-import errno
-import json
 import os
-import secrets
 import shutil
 import socket
 import sys
-from collections import deque
 from typing import Any, Self
 
 import gevent
-import gevent.socket
-from gunicorn import util
 from gunicorn.app.base import BaseApplication
-from gunicorn.http.errors import ExpectationFailed, LimitRequestHeaders, LimitRequestLine, ParseException
+from gunicorn.http.message import Message
 from gunicorn.workers.ggevent import GeventWorker
 
 from api import folders
 from api.auth import Gate, is_loopback
-from api.turns import in_turns
-from common.errors import InvalidRequestError
+from api.connection import Connection, refusal
+from common.errors import InternalError
 from common.processes import UNUSABLE
 from common.settings import Settings, SettingsError, load
 
 _BACKLOG = 2048
 _SEND_BUFFER = 64 * 1024  # a slow reader is noticed by us, not swallowed by the kernel
-_UNREAD_S = 5.0  # for the rest of a body that nobody read: its sender may read only when all is sent
 _SPARE_CONNECTIONS = 100  # for short requests while all streams are taken
 _AFTER_DRAIN_S = 5
-
-_UNREADABLE = {
-    ExpectationFailed: ("417 Expectation Failed", "Of all expectations only 100-continue can be met."),
-    LimitRequestHeaders: ("431 Request Header Fields Too Large", "The headers are larger than this server takes."),
-    LimitRequestLine: ("414 URI Too Long", "The path is longer than this server takes."),
-}
 
 
 class _Idle(gevent.Timeout):  # type: ignore[misc]  # gevent has no types
@@ -57,38 +44,6 @@ class _Idle(gevent.Timeout):  # type: ignore[misc]  # gevent has no types
         return super().__exit__(*raised)
 
 
-class _Socket(gevent.socket.socket):  # type: ignore[misc]  # gevent has no types
-    """A connection that mostly has room: one system call an event, not two and a copy."""
-
-    stalled_s = 60.0  # a reader that takes nothing for so long is gone
-
-    def sendall(self, data: bytes, flags: int = 0) -> None:
-        """All of it, unless its reader has stopped reading."""
-        try:
-            sent = self._sock.send(data, flags)
-        except BlockingIOError:
-            sent = 0
-        left = memoryview(data)[sent:]
-        while left:
-            with gevent.Timeout(self.stalled_s, BrokenPipeError(errno.EPIPE, "its reader stopped reading")):
-                left = left[self.send(left, flags) :]
-
-
-class _Expected:
-    """A body whose sender waits to be asked for it: it is, when somebody reads."""
-
-    def __init__(self, body: Any, connection: _Socket) -> None:
-        self._body, self._connection = body, connection
-        self._is_asked_for = False
-
-    def __getattr__(self, name: str) -> Any:
-        """Each way to read it."""
-        if not self._is_asked_for:
-            self._is_asked_for = True
-            self._connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
-        return getattr(self._body, name)
-
-
 class FrontEnd(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
     """A worker of gunicorn's that drains: idle connections end at once, streams after a while."""
 
@@ -102,21 +57,18 @@ class FrontEnd(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         """One connection."""
-        super().handle(listener, _Socket(fileno=client.detach()), addr)
+        super().handle(listener, Connection(fileno=client.detach()), addr)
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> Any:
         """One of its requests, and what is left of the body; then others."""
-        if req._expected_100_continue:  # noqa: SLF001  gunicorn would say yes before anybody looked at the headers
-            req._expected_100_continue = False  # noqa: SLF001
-            req.body = _Expected(req.body, sock)
-            req.force_close()  # whether the body follows a refusal is its sender's choice
-        super().handle_request(listener_name, req, sock, addr)
-        if isinstance(req.body, _Expected):
-            raise StopIteration
-        is_read = False
-        with gevent.Timeout(_UNREAD_S, exception=False):
-            is_read = not deque(in_turns(req.body.read), maxlen=0)
-        if not is_read:
+        sock.begin(req)
+        try:
+            super().handle_request(listener_name, req, sock, addr)
+            goes_on = sock.read_rest()
+        except StopIteration:
+            goes_on = False
+        if not goes_on:
+            sock.leave()
             raise StopIteration  # the connection ends
         gevent.sleep(0)  # the next one may be here already, and the one after it
 
@@ -126,17 +78,13 @@ class FrontEnd(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         gevent.spawn(self._drain)  # a signal handler must not wait
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
-        """What is no HTTP gets our shape of an error, too."""
-        if not isinstance(exc, ParseException):
-            super().handle_error(req, client, addr, exc)
-            return
-        status, told = _UNREADABLE.get(type(exc), ("400 Bad Request", "This is not a request that we can read."))
-        body = json.dumps(InvalidRequestError(told).body()).encode()
-        head = (
-            f"HTTP/1.1 {status}\r\nConnection: close\r\nContent-Type: application/json\r\n"
-            f"x-request-id: req_{secrets.token_hex(16)}\r\nContent-Length: {len(body)}\r\n\r\n"
-        )
-        util.write_nonblock(client, head.encode() + body)
+        """What is no HTTP, and what went wrong outside of the application, gets our shape of an error, too."""
+        told = refusal(exc)
+        if isinstance(told, InternalError):
+            self.log.error("Request from %s failed", addr, exc_info=exc)
+        if isinstance(exc, Exception):  # not an order to end
+            request = req or getattr(exc, "req", None)  # where it is a text, no header could be read
+            client.refuse(told, request if isinstance(request, Message) else None)
 
     def _drain(self) -> None:
         self.wsgi.extensions["penstock"].drain()
@@ -177,6 +125,7 @@ def options(settings: Settings, listener: int) -> dict[str, Any]:
         "graceful_timeout": int(settings.drain_s) + _AFTER_DRAIN_S,  # the streams are told before
         "keepalive": 75,  # longer than the usual proxy's
         "forwarded_allow_ips": "127.0.0.1,::1",
+        "forwarder_headers": "",  # no header says under which path we stand
         "control_socket_disable": True,  # two instances of one user would share it
         "loglevel": "warning",
         "raw_env": [f"PROMETHEUS_MULTIPROC_DIR={folders.metrics(settings)}"],

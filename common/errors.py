@@ -12,9 +12,13 @@ ApiError
 ├── CancelledError             409  cancelled
 ├── ExpiredError               410  expired
 ├── BodyTooLargeError          413  body_too_large
+├── UriTooLongError            414  uri_too_long
 ├── MediaTypeError             415  unsupported_media_type
+├── ExpectationError           417  expectation_failed
 ├── RateLimitError             429  rate_limit_exceeded, queue_full, deadline_unreachable
+├── HeadersTooLargeError       431  headers_too_large
 ├── InternalError              500  internal (a fixed sentence)
+├── TransferCodingError        501  unsupported_transfer_coding
 └── UnavailableError           503  overloaded
     ├── NoWorkerError          503  no_worker
     ├── StorageError           503  storage_unavailable
@@ -124,11 +128,25 @@ class BodyTooLargeError(InvalidRequestError):
     code = "body_too_large"
 
 
+class UriTooLongError(InvalidRequestError):
+    """A path that no object of ours has."""
+
+    status = 414
+    code = "uri_too_long"
+
+
 class MediaTypeError(InvalidRequestError):
     """A body that is not JSON."""
 
     status = 415
     code = "unsupported_media_type"
+
+
+class ExpectationError(InvalidRequestError):
+    """An ``Expect`` other than ``100-continue``."""
+
+    status = 417
+    code = "expectation_failed"
 
 
 class RateLimitError(ApiError):
@@ -139,10 +157,24 @@ class RateLimitError(ApiError):
     code = "rate_limit_exceeded"
 
 
+class HeadersTooLargeError(InvalidRequestError):
+    """More or longer headers than we take."""
+
+    status = 431
+    code = "headers_too_large"
+
+
 class InternalError(ApiError):
     """Our fault; the request id finds it in the log."""
 
     code = "internal"
+
+
+class TransferCodingError(InvalidRequestError):
+    """A body that is packed for the way as we cannot unpack it."""
+
+    status = 501
+    code = "unsupported_transfer_coding"
 
 
 class UnavailableError(ApiError):

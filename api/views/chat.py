@@ -47,7 +47,8 @@ def complete() -> Response:
 
 def _answer(kind: type[ChatRequest | CompletionRequest], shape: Shape) -> Response:
     settings = state().settings
-    ask = protocol.parse(body.read(settings.limits.body_s), kind, limits=settings.limits, strict=settings.strict_params)
+    told = body.required(settings.limits.body_s)
+    ask = protocol.parse(told, kind, limits=settings.limits, strict=settings.strict_params)
     feed = state().open_feed(ask, g.who, _headers())
     if ask.client_metadata:
         log.info("request accepted", job=feed.job.id, client_metadata=ask.client_metadata)

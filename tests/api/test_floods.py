@@ -10,7 +10,7 @@ import gevent.socket
 import httpx2
 import pytest
 
-from api import server
+from api.connection import Connection
 from tests.api.conftest import FrontEnd
 
 HEAD = b" HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
@@ -62,7 +62,7 @@ def test_after_a_body_that_nobody_read_the_connection_goes_on(front: FrontEnd) -
     assert (refused.status_code, after.status_code) == (415, 200)
 
 
-class Quick(server._Socket):
+class Quick(Connection):
     stalled_s = 0.3
 
 

@@ -1,54 +1,11 @@
 """What HTTP allows and a careless server gets wrong, over real connections."""
 
-import http.client
-import json
-import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
-
 import pytest
 
 from tests.api.conftest import FrontEnd, Serve
+from tests.api.wire import ALIVE, CHAT, CHUNKED, CONTINUE, HOST, KIND, POST, SMUGGLED, Answer, connected, framed
 
-CHAT = json.dumps({"model": "m", "messages": [{"role": "user", "content": "Hi"}], "user": "oops"}).encode()
-HOST = b"Host: localhost\r\n"
-KIND = HOST + b"Content-Type: application/json\r\n"
-POST = b"POST /v1/chat/completions HTTP/1.1\r\n"
-ALIVE = b"GET /health HTTP/1.1\r\n" + HOST + b"\r\n"
-CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"
 GET_PATHS = ["/health", "/ready", "/version", "/openapi.json", "/v1/models", "/v1/models/none"]
-
-
-class Answer(http.client.HTTPResponse):
-    """One answer on a connection that may go on."""
-
-    def __init__(self, connection: socket.socket, method: str = "POST") -> None:
-        super().__init__(connection, method=method)
-        self.begin()
-        self.content = self.read()
-
-    @property
-    def error(self) -> Any:
-        assert self.headers["content-type"] == "application/json"
-        assert self.headers["x-request-id"]
-        told = json.loads(self.content)["error"]
-        assert set(told) == {"message", "type", "param", "code"}
-        return told
-
-
-@contextmanager
-def connected(front: FrontEnd) -> Iterator[socket.socket]:
-    with socket.create_connection(("127.0.0.1", front.port), timeout=20) as connection:
-        yield connection
-
-
-def framed(body: bytes, *, pieces: int = 1, trailer: bytes = b"") -> bytes:
-    """In chunks."""
-    size = -(-len(body) // pieces)
-    cut = [body[at : at + size] for at in range(0, len(body), size)]
-    return b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in cut) + b"0\r\n" + trailer + b"\r\n"
-
 
 SENT = {
     "with its length": POST + KIND + b"Content-Length: %d\r\n\r\n" % len(CHAT) + CHAT,
@@ -94,7 +51,6 @@ def test_a_connection_goes_on_after_each_refusal(front: FrontEnd, sent: bytes, s
         assert Answer(connection).status == 200
 
 
-SMUGGLED = b"GET /v1/models HTTP/1.1\r\n" + HOST + b"\r\n"
 AMBIGUOUS = {
     "a length and chunks": POST + KIND + b"Content-Length: 5\r\n" + CHUNKED + b"0\r\n\r\n",
     "two lengths": POST + KIND + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
@@ -115,18 +71,7 @@ def test_what_two_readers_could_read_in_two_ways_ends_the_connection(front: Fron
 
         assert (refused.status, refused.headers["connection"]) == (400, "close")
         assert refused.error["type"] == "invalid_request_error"
-        assert rest(connection) == b""
-
-
-def rest(connection: socket.socket) -> bytes:
-    """All that comes before the end."""
-    got = b""
-    try:
-        while piece := connection.recv(65536):
-            got += piece
-    except ConnectionResetError:  # it ended with bytes of ours unread
-        pass
-    return got
+        assert connection.rest() == b""
 
 
 BROKEN = {
@@ -141,7 +86,7 @@ def test_bytes_behind_broken_chunks_are_never_a_request(front: FrontEnd, chunks:
         connection.sendall(POST + KIND + CHUNKED + chunks + SMUGGLED)
 
         assert Answer(connection).status == 400
-        assert b'"object":"list"' not in rest(connection)
+        assert b'"object":"list"' not in connection.rest()
 
 
 @pytest.mark.parametrize(
@@ -163,7 +108,7 @@ def test_what_is_too_long_or_cannot_be_expected_has_its_own_status(front: FrontE
 def test_a_body_that_waits_to_be_asked_for_is_asked_for(front: FrontEnd) -> None:
     with connected(front) as connection:
         connection.sendall(POST + KIND + b"Expect: 100-continue\r\nContent-Length: %d\r\n\r\n" % len(CHAT))
-        assert connection.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        assert connection.read(len(CONTINUE)) == CONTINUE
         connection.sendall(CHAT)
         assert Answer(connection).error["message"] == "It broke."
 
@@ -182,7 +127,7 @@ def test_a_body_that_would_be_refused_is_not_asked_for(front: FrontEnd, headers:
         refused = Answer(connection)
 
         assert (refused.status, refused.headers["connection"]) == (status, "close")
-        assert rest(connection) == b""
+        assert connection.rest() == b""
 
 
 def test_a_body_without_a_key_is_not_asked_for(serve: Serve) -> None:
@@ -191,14 +136,6 @@ def test_a_body_without_a_key_is_not_asked_for(serve: Serve) -> None:
         connection.sendall(b"Expect: 100-continue\r\nContent-Length: 5\r\n\r\n")
 
         assert Answer(connection).status == 401
-
-
-def test_chunks_beyond_the_limit_are_413(serve: Serve) -> None:
-    with serve() as front, connected(front) as connection:
-        connection.sendall(POST + KIND + CHUNKED)
-        for _ in range(21):
-            connection.sendall(b"100000\r\n" + b" " * 2**20 + b"\r\n")
-        assert Answer(connection).status == 413
 
 
 @pytest.mark.parametrize("path", GET_PATHS)
@@ -242,3 +179,64 @@ def test_an_unknown_path_is_404_for_every_method(front: FrontEnd, method: str) -
         connection.sendall(f"{method} /v1/nothing HTTP/1.1\r\n".encode() + HOST + b"\r\n")
 
         assert Answer(connection, method).status == 404
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("GET", "/v1/chat/completions", "OPTIONS, POST"),
+        ("HEAD", "/v1/chat/completions", "OPTIONS, POST"),
+        ("POST", "/v1/models", "GET, HEAD, OPTIONS"),
+        ("DELETE", "/v1/models/m", "GET, HEAD, OPTIONS"),
+        ("TRACE", "/health", "GET, HEAD, OPTIONS"),
+    ],
+)
+def test_a_wrong_method_needs_no_key_to_learn_the_right_ones(
+    serve: Serve, method: str, path: str, allowed: str
+) -> None:
+    with serve(api_keys="sk-right") as front, connected(front) as connection:
+        connection.sendall(f"{method} {path} HTTP/1.1\r\n".encode() + HOST + b"\r\n" + ALIVE)
+        refused, after = Answer(connection, method), Answer(connection)
+
+    assert (refused.status, refused.headers["allow"], after.status) == (405, allowed, 200)
+    assert (refused.content == b"") == (method == "HEAD")
+
+
+def test_a_missing_body_is_called_so(front: FrontEnd) -> None:
+    with connected(front) as connection:
+        connection.sendall(POST + KIND + b"\r\n")
+
+        assert "no body" in Answer(connection).error["message"]
+
+
+def test_a_missing_key_is_told_before_a_missing_body(serve: Serve) -> None:
+    with serve(api_keys="sk-right") as front, connected(front) as connection:
+        connection.sendall(POST + KIND + b"\r\n")
+
+        assert Answer(connection).status == 401
+
+
+def test_a_packed_body_is_refused_with_what_would_be_taken(front: FrontEnd) -> None:
+    with connected(front) as connection:
+        connection.sendall(POST + KIND + b"Content-Encoding: gzip\r\nContent-Length: 2\r\n\r\n\x1f\x8b")
+        refused = Answer(connection)
+
+    assert (refused.status, refused.headers["accept-encoding"]) == (415, "identity")
+
+
+@pytest.mark.parametrize(("origin", "is_listed"), [("https://page.example", True), ("https://other.example", False)])
+def test_a_page_may_ask_first_and_only_listed_ones_are_let_in(serve: Serve, origin: str, is_listed: bool) -> None:  # noqa: FBT001
+    asked = b"OPTIONS /v1/chat/completions HTTP/1.1\r\n" + HOST + b"Origin: " + origin.encode() + b"\r\n"
+    with serve(cors_origins="https://page.example", api_keys="sk-right") as front, connected(front) as connection:
+        connection.sendall(asked + b"Access-Control-Request-Method: POST\r\n\r\n")
+        first = Answer(connection, "OPTIONS")
+        connection.sendall(POST + KIND + b"Origin: " + origin.encode() + b"\r\nContent-Length: 2\r\n\r\n{}")
+        second = Answer(connection)
+
+    assert (first.status, second.status) == (204, 401)
+    for answer in (first, second):
+        assert answer.headers["vary"] == "Origin"
+        assert answer.headers["access-control-allow-origin"] == (origin if is_listed else None)
+        assert ("x-should-retry" in answer.headers.get("access-control-expose-headers", "")) == is_listed
+    assert (first.headers["access-control-allow-methods"] == "GET, POST") == is_listed
+    assert second.headers["access-control-allow-methods"] is None
