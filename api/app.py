@@ -5,7 +5,7 @@ from http import HTTPStatus
 from flask import Flask, Response, current_app, g, request
 from werkzeug.datastructures import Headers
 
-from api import body, errors
+from api import body, errors, openapi
 from api.auth import Gate, is_loopback
 from api.hangup import Sweeper
 from api.hub import Hub
@@ -45,6 +45,7 @@ def create_app(settings: Settings, door: Door | None = None) -> Flask:
     errors.register(app)
     for blueprint in (health.bp, models.bp, chat.bp):
         app.register_blueprint(blueprint)
+    app.extensions["openapi"] = openapi.document(app, health.version_here(), strict=settings.strict_params)
     parts.start()
     return app
 

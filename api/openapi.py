@@ -1,7 +1,7 @@
 """The OpenAPI document: routes from the application, bodies from the request models."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from flask import Flask
@@ -13,7 +13,8 @@ from common.protocol import Request
 REFS = "#/components/schemas/"
 V = TypeVar("V", bound=Callable[..., Any])
 _PLACE = re.compile(r"<(?:\w+:)?(\w+)>")
-_METHODS = ("GET", "POST", "DELETE")
+_EVERYWHERE = {"HEAD", "OPTIONS"}  # these follow from the others
+_BOUNDS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
 _ERROR = {
     "type": "object",
     "required": ["error"],
@@ -30,9 +31,25 @@ _ERROR = {
         }
     },
 }
+_HEADERS = {"x-request-id": {"$ref": "#/components/headers/RequestId"}}
 _FAILED = {
     "description": "What went wrong, and which field caused it.",
+    "headers": _HEADERS,
     "content": {"application/json": {"schema": {"$ref": f"{REFS}Error"}}},
+}
+_REQUEST_ID = {
+    "description": "The request's name in our logs: the one that it came with, or a new one.",
+    "schema": {"type": "string"},
+}
+_DEADLINE = {
+    "name": "x-deadline-ms",
+    "in": "header",
+    "description": "Refuse with 429 what cannot start before.",
+    "schema": {"type": "number", "exclusiveMinimum": 0},
+}
+_KEYS = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "header": {"type": "apiKey", "in": "header", "name": "api-key"},
 }
 _JSON = {"application/json": {"schema": {"type": "object"}}}
 _STREAM = {"text/event-stream": {"schema": {"type": "string"}}}
@@ -48,16 +65,23 @@ def reads(kind: type[Request]) -> Callable[[V], V]:
     return mark
 
 
-def document(app: Flask, version: str) -> dict[str, Any]:
-    """What ``/openapi.json`` says."""
+def tells(status: int, what: str) -> Callable[[V], V]:
+    """Mark a view: this status comes with an object of its own, not with an error."""
+
+    def mark(view: V) -> V:
+        view.tells = {str(status): _answer(what, _JSON)}  # type: ignore[attr-defined]  # read by ``document``
+        return view
+
+    return mark
+
+
+def document(app: Flask, version: str, *, strict: bool) -> dict[str, Any]:
+    """What ``/openapi.json`` says; ``strict``: fields that no model holds are refused."""
     views = app.view_functions
-    kinds = {kind.__name__: kind for view in views.values() if (kind := getattr(view, "reads", None))}
-    _, schemas = models_json_schema([(kind, "validation") for kind in kinds.values()], ref_template=REFS + "{model}")
-    for name in kinds:
-        schemas["$defs"][name]["properties"].pop("ignored")  # ours, not the client's
+    kinds = [kind for view in views.values() if (kind := getattr(view, "reads", None))]
     paths: dict[str, dict[str, Any]] = {}
     for rule in app.url_map.iter_rules():
-        for method in sorted(set(_METHODS) & set(rule.methods or ())):
+        for method in sorted((rule.methods or set()) - _EVERYWHERE):
             path = _PLACE.sub(r"{\1}", rule.rule)
             paths.setdefault(path, {})[method.lower()] = _operation(rule, views[rule.endpoint])
     return {
@@ -65,25 +89,54 @@ def document(app: Flask, version: str) -> dict[str, Any]:
         "info": {"title": "penstock", "version": version, "license": {"name": "Apache-2.0"}},
         "paths": dict(sorted(paths.items())),
         "components": {
-            "schemas": schemas["$defs"] | {"Error": _ERROR},
-            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+            "schemas": _schemas(kinds, strict=strict) | {"Error": _ERROR},
+            "responses": {"Failed": _FAILED},
+            "headers": {"RequestId": _REQUEST_ID},
+            "securitySchemes": _KEYS,
         },
-        "security": [{"key": []}],
+        "security": [{name: []} for name in _KEYS],
     }
 
 
+def _schemas(kinds: Sequence[type[Request]], *, strict: bool) -> dict[str, Any]:
+    _, told = models_json_schema([(kind, "validation") for kind in kinds], ref_template=REFS + "{model}")
+    schemas: dict[str, Any] = _bounded(told["$defs"])
+    for kind in kinds:
+        schema = schemas[kind.__name__]
+        del schema["properties"]["ignored"]  # ours, not the client's
+        schema["additionalProperties"] = not strict
+    return schemas
+
+
+def _bounded(part: Any) -> Any:
+    """Pydantic leaves a bound in its own words where a validator runs before."""
+    if isinstance(part, dict):
+        is_bound = {name for name, value in part.items() if isinstance(value, int | float)} & set(_BOUNDS)
+        return {_BOUNDS[name] if name in is_bound else name: _bounded(inner) for name, inner in part.items()}
+    return [_bounded(inner) for inner in part] if isinstance(part, list) else part
+
+
+def _answer(description: str, content: dict[str, Any]) -> dict[str, Any]:
+    return {"description": description, "headers": _HEADERS, "content": content}
+
+
 def _operation(rule: Rule, view: Callable[..., Any]) -> dict[str, Any]:
-    told: dict[str, Any] = {"operationId": rule.endpoint, "summary": (view.__doc__ or "").splitlines()[0]}
     kind = getattr(view, "reads", None)
-    answer = {"description": "The answer.", "content": _JSON if kind is None else _JSON | _STREAM}
-    told["responses"] = {"200": answer, "default": _FAILED}
+    answers = {"200": _answer("The answer.", _JSON if kind is None else _JSON | _STREAM)}
+    told: dict[str, Any] = {
+        "operationId": rule.endpoint,
+        "tags": [rule.endpoint.partition(".")[0]],
+        "summary": (view.__doc__ or "").splitlines()[0],
+        "parameters": [
+            {"name": place, "in": "path", "required": True, "schema": {"type": "string"}}
+            for place in _PLACE.findall(rule.rule)
+        ],
+        "responses": answers | getattr(view, "tells", {}) | {"default": {"$ref": "#/components/responses/Failed"}},
+    }
     if kind is not None:
         body = {"application/json": {"schema": {"$ref": REFS + kind.__name__}}}
         told["requestBody"] = {"required": True, "content": body}
-    if places := _PLACE.findall(rule.rule):
-        told["parameters"] = [
-            {"name": place, "in": "path", "required": True, "schema": {"type": "string"}} for place in places
-        ]
+        told["parameters"].append(_DEADLINE)
     if getattr(view, "is_public", False):
         told["security"] = []
     return told

@@ -6,7 +6,7 @@ from flask import Blueprint, Response, current_app
 
 from api.auth import public
 from api.errors import json_response
-from api.openapi import document
+from api.openapi import tells
 from api.state import State, state
 from common.errors import StorageError
 
@@ -21,6 +21,7 @@ def health() -> Response:
 
 
 @bp.get("/ready")
+@tells(503, "It would not: why.")
 @public
 def ready() -> Response:
     """A request would be answered."""
@@ -34,14 +35,14 @@ def ready() -> Response:
 @public
 def release() -> Response:
     """Which penstock this is."""
-    return json_response({"version": _version()})
+    return json_response({"version": version_here()})
 
 
 @bp.get("/openapi.json")
 @public
 def openapi() -> Response:
     """This document."""
-    return json_response(document(current_app, _version()))
+    return json_response(current_app.extensions["openapi"])
 
 
 def _reasons(parts: State) -> list[str]:
@@ -58,7 +59,8 @@ def _reasons(parts: State) -> list[str]:
     return [f"no worker serves {len(alone)} of the models"] if alone else []  # strangers are told no names
 
 
-def _version() -> str:
+def version_here() -> str:
+    """Of this penstock."""
     try:
         return version("penstock")
     except PackageNotFoundError:

@@ -46,34 +46,40 @@ def _frames(answer: httpx2.Response) -> list[Any]:
     return [json.loads(block.split("data: ", 1)[1]) for block in blocks]
 
 
+def _filled(frame: dict[str, Any]) -> dict[str, Any]:
+    """The schema of texts knows whole answers only; OpenAI's frames have null where these have something."""
+    choices = [choice | {"finish_reason": choice["finish_reason"] or "stop"} for choice in frame["choices"]]
+    return {name: value for name, value in frame.items() if (name, value) != ("usage", None)} | {"choices": choices}
+
+
 def test_a_body_of_another_shape_is_complained_of(complaints: Complaints) -> None:
     assert complaints("CreateChatCompletionResponse", {"id": 1})
 
 
 @pytest.mark.parametrize("more", [*MORE, {"logprobs": True, "top_logprobs": 3}])
 def test_chats_are_as_openai_describes_them(stack: Stack, complaints: Complaints, more: dict[str, Any]) -> None:
-    streamed = {"stream": True, "stream_options": {"include_usage": True}}
-
     whole = _post(stack, "/chat/completions", CHAT | more).json()
-    frames = _frames(_post(stack, "/chat/completions", CHAT | more | streamed))
 
     assert complaints("CreateChatCompletionResponse", whole) == []
-    assert len(frames) > 4
-    for frame in frames:
-        assert complaints("CreateChatCompletionStreamResponse", frame) == []
+    for is_counted in (False, True):
+        streamed = {"stream": True, "stream_options": {"include_usage": is_counted}}
+        frames = _frames(_post(stack, "/chat/completions", CHAT | more | streamed))
+        assert (len(frames) > 3, "usage" in frames[0]) == (True, is_counted)
+        for frame in frames:
+            assert complaints("CreateChatCompletionStreamResponse", frame) == []
 
 
 @pytest.mark.parametrize("more", [*MORE, {"logprobs": 3}, {"echo": True}])
 def test_texts_are_as_openai_describes_them(stack: Stack, complaints: Complaints, more: dict[str, Any]) -> None:
     whole = _post(stack, "/completions", TEXT | more).json()
-    frames = _frames(_post(stack, "/completions", TEXT | more | {"stream": True}))
 
     assert complaints("CreateCompletionResponse", whole) == []
-    assert len(frames) > 4
-    for frame in frames:
-        for choice in frame["choices"]:  # its schema knows whole answers only; OpenAI's frames have null here as well
-            choice["finish_reason"] = choice["finish_reason"] or "stop"
-        assert complaints("CreateCompletionResponse", frame) == []
+    for is_counted in (False, True):
+        streamed = {"stream": True, "stream_options": {"include_usage": is_counted}}
+        frames = _frames(_post(stack, "/completions", TEXT | more | streamed))
+        assert (len(frames) > 3, "usage" in frames[0]) == (True, is_counted)
+        for frame in frames:
+            assert complaints("CreateCompletionResponse", _filled(frame)) == []
 
 
 def test_models_and_errors_are_as_openai_describes_them(stack: Stack, complaints: Complaints) -> None:
