@@ -66,7 +66,6 @@ def test_an_idle_front_end_is_small(front: FrontEnd) -> None:
 def test_metrics_show_what_front_ends_counted_and_what_the_ledger_knows(
     serve: Serve, settings: Settings, ledger: Ledger, tmp_path: Path
 ) -> None:
-    Hand(ledger).beat()
     ledger.submit(a_job(), settings.limits)
     with serve() as front:
         httpx2.get(f"{front.base}/health")
@@ -79,6 +78,8 @@ def test_metrics_show_what_front_ends_counted_and_what_the_ledger_knows(
         environment = bare_environment() | {f"PENSTOCK_{name.upper()}": value for name, value in told.items()}
         metrics = subprocess.Popen([sys.executable, "-m", "api.metrics"], env=environment)
         try:
+            fetched(f"http://127.0.0.1:{settings.metrics_port}/metrics")  # it has started
+            Hand(ledger).beat()
             page = fetched(f"http://127.0.0.1:{settings.metrics_port}/metrics")
             elsewhere = httpx2.get(f"http://127.0.0.1:{settings.metrics_port}/other")
         finally:
