@@ -20,8 +20,8 @@ torch.set_num_threads(1)
 @pytest.mark.parametrize("rows", [(1,), (4,), (1, 33), (2, 3, 5), (129,), (0,), (2, 0)])
 def test_a_packed_layer_gives_what_the_plain_one_gives(
     shape: tuple[int, int],
-    has_bias: bool,
-    rows: tuple[int, ...],  # noqa: FBT001
+    has_bias: bool,  # noqa: FBT001
+    rows: tuple[int, ...],
 ) -> None:
     torch.manual_seed(0)
     plain = nn.Linear(*shape, bias=has_bias).requires_grad_(requires_grad=False)
