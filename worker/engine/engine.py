@@ -27,6 +27,8 @@ _COUNTED = (
     "generation_tokens",
     "prefilled_tokens",
     "cached_tokens",
+    "guessed_tokens",
+    "guessed_right",
     "parked",
     "failed",
 )
@@ -164,8 +166,9 @@ class Engine:
             feeds = self._plan(began)
         tokens = self._forward(feeds)
         with self._changed:
+            generated = self.counters["generation_tokens"]
             self._apply(feeds, tokens)
-            self._count(feeds, tokens, time.monotonic() - began)
+            self._count(feeds, generated, time.monotonic() - began)
         if self._hot:
             self._hot.clear()
         self._tell()
@@ -183,7 +186,7 @@ class Engine:
             count = sequence.next(budget if self._model.blocks is not None else len(sequence))
             if count and sequence.slot is not None and self._scheduler.grow(sequence, sequence.read + count, now):
                 budget -= count * sequence.is_reading
-                feeds[sequence] = self._feed(sequence, count)
+                feeds[sequence] = self._feed(sequence, count, now)
         return {sequence: feed for sequence, feed in feeds.items() if sequence.slot is not None}
 
     def _due(self) -> Sequence[sequences.Sequence]:
@@ -193,14 +196,15 @@ class Engine:
         alone = [sequence for sequence in reading if self._is_suspect(sequence)]
         return alone[:1] or [*(one for one in running if not one.is_reading), *self._scheduler.in_turn(reading)]
 
-    def _feed(self, sequence: sequences.Sequence, count: int) -> Feed:
+    def _feed(self, sequence: sequences.Sequence, count: int, now: float) -> Feed:
+        guess = self._scheduler.guess(sequence, now)
         return Feed(
             sequence.slot or 0,
-            sequence.unread(count),
+            (*sequence.unread(count), *guess),
             sequence.read,
             sequence.draw,
             sequence.asked(),
-            count == sequence.left,
+            (1 + len(guess)) * (count == sequence.left),
             tuple(sequence.blocks),
             sequence.past(),
             sequence.is_reading,
@@ -219,12 +223,11 @@ class Engine:
     def _is_suspect(self, sequence: sequences.Sequence) -> bool:
         return self._scheduler[sequence.job_id].is_suspect
 
-    def _count(self, feeds: Feeds, tokens: Tokens, seconds: float) -> None:
+    def _count(self, feeds: Feeds, generated: float, seconds: float) -> None:
         prefilled = sum(len(feed.tokens) for feed in _entering(feeds).values())
-        self._pace.note(seconds, prefilled, len(tokens))
+        self._pace.note(seconds, prefilled, int(self.counters["generation_tokens"] - generated))
         self.counters["steps"] += bool(feeds)
         self.counters["prefilled_tokens"] += prefilled
-        self.counters["generation_tokens"] += sum(drawn.token is not None for drawn in tokens.values())
 
     def _forward(self, feeds: Feeds) -> Tokens:
         """The next tokens, but for the sequences that cannot have one.
@@ -283,9 +286,22 @@ class Engine:
         """What a sequence says after it has read this. Raises ValueError where the model had nothing for it."""
         if drawn is None or (feed.draws and drawn.token is None):
             raise ValueError("the model gave no token")
-        sequence.has_read(len(feed.tokens))
+        guessed = feed.tokens[len(feed.tokens) + 1 - feed.draws :] if feed.draws > 1 else ()
+        events: list[Delta] = []
+        said = 0
+        for token in (drawn.token, *drawn.more) if drawn.token is not None else ():
+            events += sequence.take(token, now, drawn.scores)
+            said += 1
+            if sequence.is_finished or guessed[said - 1 : said] != (token,):
+                break
+        if guessed:
+            sequence.was_guessed(said - 1, len(guessed))
+            self.counters["guessed_tokens"] += len(guessed)
+            self.counters["guessed_right"] += said - 1
+        self.counters["generation_tokens"] += said
+        sequence.has_read(len(feed.tokens) - len(guessed) + max(0, said - 1))
         self._scheduler.note(sequence)
-        return sequence.take(drawn.token, now, drawn.scores) if drawn.token is not None else ()
+        return events
 
     def _say(self, sequence: sequences.Sequence, events: Sequence[Delta]) -> None:
         if events:

@@ -19,7 +19,7 @@ class Feed:
     position: int  # of the first of them
     draw: Draw
     asked: Asked | None = None  # None: nothing is scored
-    draws: bool = True  # False: the prompt goes on in a later step
+    draws: int = 1  # places at the end after which a token is drawn; 0: the prompt goes on in a later step
     blocks: Sequence[int] = ()  # where its keys and values lie; a model without blocks finds them by the slot
     past: Sequence[int] = ()  # all before them, where the model has not read them for this sequence but wants to know
     enters: bool = False  # a prompt is read, or a part of it
@@ -30,6 +30,7 @@ class Drawn(NamedTuple):
 
     token: int | None = None
     scores: tuple[Score, ...] = ()  # of the tokens that the feed asks for, then of this one
+    more: tuple[int, ...] = ()  # what is drawn after each guessed token, as if it had come
 
 
 class Model(Speech, Protocol):

@@ -6,7 +6,7 @@ in pieces, behind blocks that somebody else has filled.
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import accumulate
+from itertools import accumulate, islice
 from typing import Any
 
 import torch
@@ -63,13 +63,18 @@ class PackedModel:
         drawn = dict.fromkeys((feed.slot for feed in feeds), Drawn())
         if not drawing:
             return drawn
-        logits = torch.cat([parts[feed.slot][-1:] for feed in drawing]).float()
+        rows = [feed for feed in drawing for _ in range(feed.draws)]
+        logits = torch.cat([parts[feed.slot][-feed.draws :] for feed in drawing]).float()
         asking = [feed for feed in drawing if feed.asked]
-        self._editor(logits, drawing)
-        ends = torch.tensor([feed.position + len(feed.tokens) for feed in drawing], device=self._device)
-        ids = self._sampler(logits, [feed.draw for feed in drawing], ends)
-        drawn |= {feed.slot: Drawn(token) for feed, token in zip(drawing, ids, strict=True)}
-        self._poisoned |= {feed.slot: feed.blocks for feed in drawing if drawn[feed.slot].token is None}
+        self._editor(logits, rows)  # who guesses has no edits
+        ends = [end for feed in drawing for end in range(_end(feed) + 1 - feed.draws, _end(feed) + 1)]
+        ids = iter(self._sampler(logits, [feed.draw for feed in rows], torch.tensor(ends, device=self._device)))
+        for feed in drawing:
+            told = [token for token in islice(ids, feed.draws) if token is not None]
+            if len(told) == feed.draws:
+                drawn[feed.slot] = Drawn(told[0], (), tuple(told[1:]))
+            else:
+                self._poisoned[feed.slot] = feed.blocks
         for feed in asking:
             drawn[feed.slot] = _scored(feed, parts[feed.slot], drawn[feed.slot].token)
         return drawn
@@ -121,7 +126,7 @@ class PackedModel:
             if len(feed.tokens) > 1
         ]
         ids = [token for feed in order for token in feed.tokens]
-        positions = [at for feed in order for at in range(feed.position, feed.position + len(feed.tokens))]
+        positions = [at for feed in order for at in _span(feed)]
         places = [feed.blocks[at // SIZE] * SIZE + at % SIZE for feed in order for at in _span(feed)]
         wanted = [_wanted(feed) for feed in order]
         keep = [at for end, count in zip(starts[1:], wanted, strict=True) for at in range(end - count, end)]
@@ -140,19 +145,24 @@ class PackedModel:
         return {feed.slot: part for feed, part in zip(order, torch.split(logits, wanted), strict=True)}
 
     def _table(self, feed: Feed) -> Tensor:
-        count = -(-(feed.position + len(feed.tokens)) // SIZE)
+        count = -(-_end(feed) // SIZE)
         return torch.tensor(feed.blocks[:count], device=self._device)
 
 
+def _end(feed: Feed) -> int:
+    """Where the first token stands that it does not have."""
+    return feed.position + len(feed.tokens)
+
+
 def _span(feed: Feed) -> range:
-    return range(feed.position, feed.position + len(feed.tokens))
+    return range(feed.position, _end(feed))
 
 
 def _wanted(feed: Feed) -> int:
     """The last places whose logits are needed."""
     if feed.asked is None or not feed.draws:
-        return 1
-    return feed.position + len(feed.tokens) + 1 - max(feed.asked.since, feed.position + 1)
+        return max(1, feed.draws)
+    return _end(feed) + 1 - max(feed.asked.since, feed.position + 1)
 
 
 def _scored(feed: Feed, logits: Tensor, token: int | None) -> Drawn:

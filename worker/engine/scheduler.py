@@ -14,6 +14,8 @@ from worker.engine.sequence import Sequence, Work
 _PREFILL_S = 0.05  # reading prompts may make running sequences wait so long in one step
 _FIRST_TOKENS = 512  # prompt tokens of a step before we know what they cost
 _LEAST_TOKENS = 16  # of a step, however slow they are
+_FEW = 4  # sequences: with more, each token of a step costs as much as the next
+_GUESSED = 7  # tokens at most
 _AHEAD = 64  # tokens of an answer for which there must be blocks when a sequence enters
 _WEIGHT = 0.1  # of the newest step in a moving mean
 _RANK = {cls: rank for rank, cls in enumerate(CLASSES)}
@@ -112,6 +114,17 @@ class Scheduler:
                 if sequence.slot is None:
                     return False
         return True
+
+    def guess(self, sequence: Sequence, now: float) -> tuple[int, ...]:
+        """What it will say, perhaps: where few run, to read some tokens more costs little. Nobody gives way for it."""
+        if self._blocks is None or len(self._running) > _FEW:
+            return ()
+        guess = sequence.guess(_GUESSED)
+        end = sequence.read + 1 + len(guess)
+        if not guess or self._blocks.need(end) - len(sequence.blocks) > self._blocks.available:
+            return ()
+        self.grow(sequence, end, now)
+        return guess
 
     def note(self, sequence: Sequence) -> None:
         """It has read more: its full blocks are found by others from now on."""

@@ -8,6 +8,7 @@ from common.ledger.replies import Claim
 from worker.engine import likely, rng
 from worker.engine.blocks import Name, names
 from worker.engine.likely import Asked, Entries, Score
+from worker.engine.lookup import Lookup
 from worker.engine.text import Speech, Text
 
 
@@ -69,6 +70,7 @@ class Sequence:
         self.cached = 0  # tokens of the prompt that lay there when it first entered
         self._is_fresh = True  # nothing was read in this slot yet
         self._owner = bytes.fromhex(job.owner)
+        self._lookup: Lookup | None = None
         self._names: list[Name] = []  # of the full blocks that prompt and answer fill
         self.is_finished = any(delta.finish for delta in said)
         self._most = min(sampling.max_tokens, bounds.context - len(self.prompt))
@@ -111,6 +113,21 @@ class Sequence:
             start = self.read - len(self.prompt)
             return tuple(self.tokens[start : start + count])
         return (*self.prompt, *self.tokens)[self.read : self.read + count]
+
+    def guess(self, most: int) -> tuple[int, ...]:
+        """The next tokens, perhaps, up to so many; for those whose draws depend on nothing but their own logits."""
+        most = min(most, self.ahead(most + 1) - 1)
+        if self.is_reading or self.draw.edits or self._top is not None or most < 1:
+            return ()
+        if self._lookup is None:
+            self._lookup = Lookup()
+            self._lookup.add((*self.prompt, *self.tokens))
+        return self._lookup.guess(most)
+
+    def was_guessed(self, right: int, guessed: int) -> None:
+        """How much of a guess came."""
+        if self._lookup is not None:
+            self._lookup.was(right, guessed)
 
     def past(self) -> tuple[int, ...]:
         """What others have read for it, if it is to know: before its first step in a slot."""
@@ -217,6 +234,8 @@ class Sequence:
 
     def _added(self, text: Text, token: int, now: float, score: Score | None) -> tuple[Delta, ...]:
         self.tokens.append(token)
+        if self._lookup is not None:
+            self._lookup.add((token,))
         entries, start = self._entries, text.decoded
         if token in self._ends:
             return self._ended("stop", text.close(), (token,), entries.rest() if entries else ())
