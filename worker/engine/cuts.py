@@ -1,0 +1,204 @@
+"""Which tokens of a row may be drawn, and the draw.
+
+Two ways find the same tokens. ``short`` looks at the likeliest few, which is all that most rows keep. ``long`` knows no
+limit: it sums the vocabulary in bins of falling logits, sees in which bin the cut lies, and sorts that bin alone. One
+rule serves every cut: a token stays while those above it do not reach a target, so equals stay or go together.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+FEW = 64  # candidates of the short way
+UNKNOWN = -2  # no token: the few may not be all that are kept
+_PEAK = 32  # tokens that share a peak
+_BLOCK = 128  # tokens summed together before the draw looks closer
+_BINS = 2048
+_FAR = 60.0  # e ** -60: whatever lies lower has no weight beside the best
+_FLAT = 1e-30  # less than any gap between logits that could matter
+_SAMPLE = 512  # tokens looked at for a guess
+
+Index = Tensor | slice
+
+
+class Needs(NamedTuple):
+    """Which cuts a row asks for."""
+
+    min_p: bool
+    top_k: bool
+    top_p: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What rows ask for, a column [r, 1] each."""
+
+    keys: Tensor
+    sharpness: Tensor  # one over the temperature
+    top_k: Tensor  # the vocabulary's width where it is off
+    min_p: Tensor
+    top_p: Tensor
+
+    def at(self, index: Index) -> "Asked":
+        """The same for some of the rows."""
+        return Asked(*(getattr(self, name)[index] for name in self.__slots__))
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Some rows of a step."""
+
+    logits: Tensor  # [r, V]
+    peaks: Tensor  # [r, ceil(V / _PEAK)]
+    best: Tensor  # [r, 1]
+    uniform: Tensor  # [r, 1]
+    asked: Asked
+
+    def at(self, index: Index) -> "Rows":
+        """Some of them."""
+        return Rows(self.logits[index], self.peaks[index], self.best[index], self.uniform[index], self.asked.at(index))
+
+    def weights(self) -> Tensor:
+        """Beside the best, whose weight is one; [r, V]."""
+        return (self.logits - self.best).mul_(self.asked.sharpness).exp_()
+
+    def seem_long(self) -> Tensor:
+        """Whether more than a few tokens make up top_p, [r, 1]; a guess that decides about nothing but the way."""
+        some = self.logits[:, :: max(1, self.logits.shape[1] // _SAMPLE)]
+        mean = (some - self.best).mul_(self.asked.sharpness).exp_().mean(dim=1, keepdim=True)
+        return self.asked.top_p * mean * self.logits.shape[1] > FEW  # the best weighs one, the others less
+
+
+def peaks(logits: Tensor) -> Tensor:
+    """The highest of every ``_PEAK`` neighbours, [R, ceil(V / _PEAK)]; NaN where one is."""
+    full = logits.shape[1] // _PEAK
+    found = logits[:, : full * _PEAK].reshape(len(logits), full, _PEAK).amax(dim=2)
+    rest = logits[:, full * _PEAK :]
+    return torch.cat((found, rest.amax(dim=1, keepdim=True)), dim=1) if rest.shape[1] else found
+
+
+def best(logits: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    """The highest logit of each row and its first place, [R, 1] each; ``high`` are the peaks."""
+    value, block = high.max(dim=1, keepdim=True)
+    near = _neighbours(block, logits)
+    place = logits.gather(1, near).argmax(dim=1, keepdim=True)
+    return value, near.gather(1, place)
+
+
+def drawn(weight: Tensor, uniform: Tensor) -> Tensor:
+    """One of each row's columns [r, 1], drawn by weight [r, V]; sums of blocks first, then inside one block."""
+    rows, columns = weight.shape
+    blocks = -(-columns // _BLOCK)
+    if columns % _BLOCK:
+        weight = torch.nn.functional.pad(weight, (0, blocks * _BLOCK - columns))
+    padded = weight.view(rows, blocks, _BLOCK)
+    sums = padded.sum(dim=2, dtype=torch.float64).cumsum(dim=1)  # [r, blocks]
+    target = _below(uniform * sums[:, -1:], sums[:, -1:])
+    block = (sums <= target).sum(dim=1, keepdim=True)  # [r, 1]
+    inside = padded.gather(1, block[:, :, None].expand(rows, 1, _BLOCK))[:, 0].double().cumsum(dim=1)  # [r, _BLOCK]
+    within = (inside <= _below(target - _before(sums, block), inside[:, -1:])).sum(dim=1, keepdim=True)
+    return block * _BLOCK + within
+
+
+def short(rows: Rows, *, is_whole: bool) -> Tensor:
+    """A token of each row [r, 1] after the cuts; UNKNOWN where the few likeliest may not be all that are kept.
+
+    ``is_whole``: the rows have neither top_k nor min_p, top_p is a share of the whole vocabulary.
+    """
+    values, ids = _likeliest(rows.logits, rows.peaks)  # [r, FEW], falling
+    asked = rows.asked
+    weight = ((values - values[:, :1]) * asked.sharpness).double().exp()
+    last = (asked.top_k - 1).clamp(max=values.shape[1] - 1)
+    kept = (values >= values.gather(1, last)) & (weight >= asked.min_p)  # both are a run from the left
+    weight = weight * kept
+    sums = weight.cumsum(dim=1)
+    total = rows.weights().sum(dim=1, keepdim=True, dtype=torch.float64) if is_whole else sums[:, -1:]
+    nucleus = (sums - weight < asked.top_p * total) & kept
+    nucleus[:, 0] = True
+    least = values.masked_fill(~nucleus, torch.inf).amin(dim=1, keepdim=True)
+    nucleus = (values >= least) & kept
+    in_order, order = ids.sort(dim=1)
+    sums = (weight * nucleus).gather(1, order).cumsum(dim=1)
+    chosen = (sums <= _below(rows.uniform * sums[:, -1:], sums[:, -1:])).sum(dim=1, keepdim=True)
+    tokens = in_order.gather(1, chosen.clamp(max=values.shape[1] - 1))
+    if values.shape[1] == rows.logits.shape[1]:
+        return tokens
+    return tokens.masked_fill((nucleus if is_whole else kept)[:, -1:], UNKNOWN)
+
+
+def long(rows: Rows, needs: Needs) -> Tensor:
+    """A token of each row [r, 1] after the cuts, however many are kept; the best must be finite."""
+    logits, asked = rows.logits, rows.asked
+    weight = rows.weights()
+    least = torch.full_like(rows.best, -torch.inf)
+    bins = _bins(rows) if needs.top_k or needs.top_p else torch.empty(0)
+    if needs.top_k:
+        one = torch.ones((), dtype=torch.float64, device=logits.device).expand_as(logits)
+        least = _least(logits, bins, one, asked.top_k.double())
+    if needs.min_p:
+        weight.mul_(weight >= asked.min_p.float())
+    if needs.top_p:
+        mass = (weight * (logits >= least) if needs.top_k else weight).double()
+        share = asked.top_p * mass.sum(dim=1, keepdim=True)
+        least = least.maximum(_least(logits, bins, mass, share))
+    return drawn(weight.mul_(logits >= least.minimum(rows.best)), rows.uniform)
+
+
+def _neighbours(blocks: Tensor, logits: Tensor) -> Tensor:
+    """The places behind some peaks, [r, n * _PEAK]; past the end the last one again."""
+    within = torch.arange(_PEAK, device=logits.device)
+    return (blocks[:, :, None] * _PEAK + within).flatten(1).clamp_(max=logits.shape[1] - 1)
+
+
+def _likeliest(logits: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    """The few highest logits, falling, and their places: each stands behind one of the few highest peaks."""
+    if logits.shape[1] <= FEW * _PEAK:
+        return logits.topk(min(FEW, logits.shape[1]), dim=1)
+    places = _neighbours(high.topk(FEW, dim=1, sorted=False).indices, logits)
+    values = logits.gather(1, places)
+    if logits.shape[1] % _PEAK:  # the last one must not count again
+        values.masked_fill_(places == places.roll(1, dims=1), -torch.inf)
+    values, order = values.topk(FEW, dim=1)
+    return values, places.gather(1, order)
+
+
+def _bins(rows: Rows) -> Tensor:
+    """A number for each token [r, V]: 0 for the best, the last for all that lie far below. Equals share a bin."""
+    floors = -peaks(-rows.logits)
+    low = floors.kthvalue(1 + floors.shape[1] // 16, dim=1, keepdim=True).values  # outliers must not stretch the bins
+    depth = torch.where(low.isfinite(), rows.best - low, _FAR / rows.asked.sharpness)
+    scale = _BINS / depth.clamp(min=_FLAT)
+    return (rows.best - rows.logits).mul_(scale).clamp_(max=_BINS - 1).long()
+
+
+def _least(logits: Tensor, bins: Tensor, mass: Tensor, target: Tensor) -> Tensor:
+    """The lowest logit that stays, [r, 1]: the mass above it does not reach the target."""
+    rows = len(logits)
+    sums = mass.new_zeros(rows, _BINS).scatter_add_(1, bins, mass).cumsum(dim=1)
+    cut = (sums < target).sum(dim=1, keepdim=True)  # the bin where it lies; past the last one all stay
+    row, place = (bins == cut).nonzero(as_tuple=True)  # [n]
+    values, weighed = logits[row, place], mass[row, place]
+    none = torch.where(cut < _BINS, torch.inf, -torch.inf)[:, 0].to(values.dtype)  # [r]
+    lowest = none.scatter_reduce(0, row, values, "amin")
+    if bool((lowest[row] == values).all()):  # equals, which may be many
+        return lowest[:, None]
+    order = values.argsort(descending=True)
+    order = order[row[order].argsort(stable=True)]  # row by row, falling
+    row, values, weighed = row[order], values[order], weighed[order]
+    above = weighed.cumsum(dim=0) - weighed  # of all rows so far
+    sizes = torch.bincount(row, minlength=rows)
+    first = (sizes.cumsum(dim=0) - sizes)[row]
+    stays = _before(sums, cut)[row, 0] + (above - above[first]) < target[row, 0]
+    return none.scatter_reduce(0, row, values.masked_fill(~stays, torch.inf), "amin")[:, None]
+
+
+def _before(sums: Tensor, at: Tensor) -> Tensor:
+    """What a column's running sum was before it, [r, 1]."""
+    return torch.where(at > 0, sums.gather(1, (at - 1).clamp(min=0)), 0.0)
+
+
+def _below(target: Tensor, end: Tensor) -> Tensor:
+    """Rounding must not carry a draw past the last column."""
+    return target.minimum(torch.nextafter(end, torch.zeros_like(end)))
