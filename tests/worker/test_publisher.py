@@ -194,9 +194,9 @@ def test_a_last_word_that_redis_missed_is_said_again(ledger: Ledger, raw: Any) -
     assert is_whole(ledger, job, 4)
 
 
-def test_there_is_never_more_than_one_call_under_way(ledger: Ledger, raw: Any) -> None:
-    jobs = [submitted(ledger) for _ in range(2)]
-    with replica(ledger, answer=60, step_ms=1) as worker:
+def test_there_is_never_more_than_one_call_under_way(own: Own) -> None:
+    jobs = [submitted(own.ledger) for _ in range(2)]
+    with replica(own.ledger, answer=60, step_ms=1) as worker, redis.Redis.from_url(own.url) as raw:
         for _ in jobs:
             worker.claim()
         worker.say()
@@ -210,7 +210,7 @@ def test_there_is_never_more_than_one_call_under_way(ledger: Ledger, raw: Any) -
         until(lambda: worker.is_idle)
 
     assert len([client for client in waiting if "b" in client["flags"]]) == 1
-    assert [is_whole(ledger, job, 60) for job in jobs] == [True] * 2
+    assert [is_whole(own.ledger, job, 60) for job in jobs] == [True] * 2
 
 
 def test_the_engine_waits_for_a_job_that_is_too_far_ahead_and_goes_on_later(own: Own) -> None:
