@@ -5,7 +5,6 @@ torch and transformers are imported when a model needs them: the counting model 
 
 import hashlib
 import logging
-import os
 import tempfile
 import textwrap
 import time
@@ -20,12 +19,14 @@ from common.cards import ModelCard
 from common.checkpoints import complaint
 from worker.engine.model import Model
 from worker.engine.sequence import Bounds
+from worker.models.cores import cores
 from worker.models.counting import PREFIX, Counting
 from worker.models.pieces import Pieces
 
 _CONTEXT = 2048  # of a model that does not say
 _CPU_ROOM = 2**30  # bytes for keys and values
 _GPU_SHARE = 0.8  # of the memory that is left, likewise; the rest is for what a step computes
+_TESTED = (1, 2, 3, 4, 5)  # tokens that every model has
 _LONGEST = 300  # characters of somebody else's error message
 _FILES = (
     "tokenizer.json",
@@ -55,10 +56,8 @@ class Loaded:
 def load(model: settings.Model, threads: int = 0) -> Loaded:
     """Raises LoadError; ``threads`` 0 leaves one core to the other threads of this process."""
     began = time.monotonic()
-    if model.path.startswith(PREFIX):
-        loaded = _counting(model)
-    else:
-        loaded = _pretrained(model, threads or max(1, len(os.sched_getaffinity(0)) - 1))
+    is_counting = model.path.startswith(PREFIX)
+    loaded = _counting(model) if is_counting else _pretrained(model, threads or max(1, cores() - 1))
     if loaded.card.quantization:
         log.warning(
             "the weights are quantised: that saves memory and costs speed where many sequences run together",
@@ -106,7 +105,6 @@ def _pretrained(model: settings.Model, threads: int) -> Loaded:
     from transformers.utils import logging as transformers_logging
 
     from worker.engine.rowbatch import UnsupportedModelError
-    from worker.models.linears import pack
 
     transformers_logging.disable_progress_bar()
     torch.set_num_threads(threads)
@@ -118,15 +116,41 @@ def _pretrained(model: settings.Model, threads: int) -> Loaded:
     except Exception as error:  # the libraries below raise whatever they like for what they cannot load
         raise LoadError(f"{model.path} cannot be loaded: {_shortened(error)}") from error
     parameters, size = network.num_parameters(), network.get_memory_footprint()
-    layers = pack(network)
+    _lay_out(network)
     bounds = Bounds(_context(model, network.config), _end_ids(network, tokenizer))
     try:
         served = _served(model, network, Pieces(tokenizer.backend_tokenizer), bounds)
     except UnsupportedModelError as error:
         raise LoadError(f"{model.path} cannot be served yet: {error}.") from error
-    log.info("linear layers laid out for this processor", model=model.name, count=layers)
     files = _tokenizer_files(tokenizer, network)
     return Loaded(served, _card(model, network, tokenizer, files, served), files, parameters, size)
+
+
+def _lay_out(network: Any) -> None:
+    """The linear layers, for this processor; they stay as they are where that changes what the network gives."""
+    import torch
+
+    from worker.engine.rowbatch import UnsupportedModelError, refuse_difference
+    from worker.models.linears import alike, pack, unpack
+
+    ids = torch.tensor([_TESTED], device=network.device)
+
+    @torch.inference_mode()
+    def read() -> Any:
+        return network(input_ids=ids, use_cache=False).logits[0].float()
+
+    before = read()
+    count = pack(network, alike(network, read))
+    if not count:
+        return
+    try:
+        refuse_difference(read(), before, network)
+    except (AttributeError, RuntimeError, TypeError, UnsupportedModelError, ValueError) as error:  # of any forward
+        unpack(network)
+        log.warning("its linear layers stay as they are, and slower than they could be", reason=_shortened(error))
+    else:
+        kept = unpack(network, only_read=True)
+        log.info("linear layers laid out for this processor", count=count - kept)
 
 
 def _served(model: settings.Model, network: Any, pieces: Pieces, bounds: Bounds) -> Any:
@@ -172,7 +196,7 @@ def _network(model: settings.Model) -> Any:
     from transformers import AutoModelForCausalLM
 
     device = _device(model.device)
-    # on a CPU half precision is slower than full; elsewhere the checkpoint knows best
+    # on a CPU full precision says what the checkpoint does anywhere; elsewhere the checkpoint knows best
     as_stored = "float32" if device.type == "cpu" else "auto"
     dtype = as_stored if model.dtype == "auto" else model.dtype
     network, told = AutoModelForCausalLM.from_pretrained(
