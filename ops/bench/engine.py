@@ -1,29 +1,44 @@
-"""The engine against the bare model: decode steps of 32 sequences, and whole answers against ``generate``.
+"""The engine against the bare model, against ``generate``, and against transformers' own continuous batching.
 
-CPU time of this process, not the clock: the machine is shared. The variants take turns, medians are compared.
+CPU time of this process, one thread: the machine is shared. The variants take turns, medians are compared. The bare
+forward has the engine's weights and kernels; ``generate`` and continuous batching have the model as transformers loads
+it. docs/performance.md says what each figure means.
 """
 
 import random
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import cycle
 from typing import Any
 
 import torch
-from transformers import DynamicCache, Qwen3Config, Qwen3ForCausalLM
+from transformers import ContinuousBatchingConfig, DynamicCache, GenerationConfig, Qwen3Config, Qwen3ForCausalLM
 
-from common.jobs import Job, Reply, Sampling, new_id
+from common.jobs import Class, Job, Reply, Sampling, new_id
 from common.ledger.replies import Claim
+from worker.engine import rng
 from worker.engine.engine import Engine, Output
-from worker.engine.rowbatch import RowModel
-from worker.engine.sequence import Bounds
+from worker.engine.packed import PackedModel
+from worker.engine.sampler import Sampler
+from worker.engine.sequence import Bounds, Draw
+from worker.models.linears import alike, pack
 
-_ROWS, _PROMPT, _STEPS, _ROUNDS = 32, 64, 32, 5
-_NEW, _ALONE = 32, 4  # tokens of an answer, answers one by one
-_CONTEXT = 512
-_VOCABULARY = 16384
+_ROUNDS = 3
+_STEPS = 32  # of decoding
+_NEW = 64  # tokens of an answer
+_ALONE = 2  # answers one by one
+_CONTEXT = 1024
+_ROOM = 2**29  # bytes of keys and values
+_VOCABULARY, _WIDE = 16384, 151_936
+_LENGTHS = (50, 101)  # of prompts
+_SHARED = 480  # tokens that prompts have in common
+_LOADED = 64  # sequences of a batch
+_GREEDY = Sampling(_CONTEXT, 0.0)
+_SAMPLED = Sampling(_CONTEXT, 0.7)
+_TOP_P = Sampling(_CONTEXT, 0.7, top_p=0.9)
 
+Prompt = tuple[int, ...]
 
 _PLAIN: tuple[dict[str, Any], ...] = (
     {"temperature": 0.0},
@@ -55,46 +70,92 @@ def measure() -> dict[str, float]:
     torch.set_num_threads(1)
     try:
         with torch.inference_mode():
-            return _measured(_model())
+            return _speeds() | _wide() | _moments() | {"sampler_152k_ms": _sampler_ms()}
     finally:
         torch.set_num_threads(threads)
 
 
-def _measured(model: Any) -> dict[str, float]:
-    prompts = _prompts(_ROWS)
+def _speeds() -> dict[str, float]:
+    """Tokens a CPU-second, and their ratios."""
+    stock, bare, ours = network(), laid_out(network()), laid_out(network())
+    asked, new = prompts(32), Sampling(_NEW, 0.0)
     variants: dict[str, Callable[[], float]] = {
-        "forward_32": lambda: _forward(model, prompts),
-        "engine_decode_32_greedy": lambda: _decode(model, prompts, Sampling(_CONTEXT, 0.0)),
-        "engine_decode_32_sampled": lambda: _decode(model, prompts, Sampling(_CONTEXT, 0.7)),
-        "engine_decode_32_top_p": lambda: _decode(model, prompts, Sampling(_CONTEXT, 0.7, top_p=0.9)),
-        "engine_decode_32_mixed": lambda: _decode(model, prompts, *_MIXED),
-        "generate": lambda: _generate(model, prompts[:_ALONE]),
-        "engine_32": lambda: _answers(model, prompts),
-        "engine_1": lambda: statistics.mean(_answers(model, [prompt]) for prompt in prompts[:_ALONE]),
+        "forward_32": lambda: _forward(bare, 32),
+        "engine_decode_32_greedy": lambda: _decode(ours, asked, _GREEDY),
+        "engine_decode_32_sampled": lambda: _decode(ours, asked, _SAMPLED),
+        "engine_decode_32_top_p": lambda: _decode(ours, asked, _TOP_P),
+        "engine_decode_32_mixed": lambda: _decode(ours, asked, *_MIXED),
+        "generate": lambda: _generate(stock, asked[:_ALONE]),
+        "engine_1": lambda: statistics.mean(_answers(ours, [prompt], new) for prompt in asked[:_ALONE]),
     }
-    rates: dict[str, list[float]] = {name: [] for name in variants}
-    for turn in range(_ROUNDS + 1):
-        for name, rate in variants.items():
-            found = rate()
-            if turn:  # the first round warms up
-                rates[name].append(found)
-    speed = {name: statistics.median(found) for name, found in rates.items()}
+    for count in (4, 16, 32):
+        variants[f"engine_{count}"] = lambda count=count: _answers(ours, asked[:count], new)  # type: ignore[misc]
+    for count in (16, 32):
+        variants[f"transformers_cb_{count}"] = lambda count=count: _continuous(stock, asked[:count])  # type: ignore[misc]
+    speed = _medians(variants)
     ratios = {
-        "engine_over_forward_32_greedy": speed["engine_decode_32_greedy"] / speed["forward_32"],
-        "engine_over_forward_32_sampled": speed["engine_decode_32_sampled"] / speed["forward_32"],
-        "engine_over_forward_32_top_p": speed["engine_decode_32_top_p"] / speed["forward_32"],
-        "engine_over_forward_32_mixed": speed["engine_decode_32_mixed"] / speed["forward_32"],
-        "engine_mixed_over_greedy_32": speed["engine_decode_32_mixed"] / speed["engine_decode_32_greedy"],
-        "engine_over_generate_32": speed["engine_32"] / speed["generate"],
-        "engine_over_generate_1": speed["engine_1"] / speed["generate"],
+        f"engine_over_forward_32_{kind}": speed[f"engine_decode_32_{kind}"] / speed["forward_32"]
+        for kind in ("greedy", "sampled", "top_p", "mixed")
     }
+    ratios["engine_mixed_over_greedy_32"] = speed["engine_decode_32_mixed"] / speed["engine_decode_32_greedy"]
+    for count in (1, 4, 16, 32):
+        ratios[f"engine_over_generate_{count}"] = speed[f"engine_{count}"] / speed["generate"]
+    for count in (16, 32):
+        ratios[f"engine_over_transformers_cb_{count}"] = speed[f"engine_{count}"] / speed[f"transformers_cb_{count}"]
     return ratios | {f"{name}_tokens_per_cpu_s": found for name, found in speed.items()}
 
 
-def _model() -> Any:
+def _wide() -> dict[str, float]:
+    """A vocabulary of today's size, with top_p."""
+    stock, ours = network(_WIDE), laid_out(network(_WIDE))
+    asked = prompts(32)
+    speed = _medians(
+        {
+            "engine": lambda: _answers(ours, asked, Sampling(_NEW // 4, 0.7, top_p=0.9)),
+            "cb": lambda: _continuous(stock, asked, _NEW // 4, do_sample=True, temperature=0.7, top_p=0.9),
+        },
+        rounds=1,
+    )
+    return {"engine_over_transformers_cb_32_topp_152k": speed["engine"] / speed["cb"]}
+
+
+def _moments() -> dict[str, float]:
+    """CPU time to a first token, and of repetitive text."""
+    ours = laid_out(network())
+    shared, loop = prompts(1, (_SHARED, _SHARED + 1))[0], prompts(1, (12, 13))[0] * 8
+    found = _medians(
+        {
+            "first": lambda: _first_s(_engine(ours, ()), (*shared, 5)),
+            "again": lambda: _again_s(ours, shared),
+            "idle": lambda: _first_s(_engine(ours, ()), loop),
+            "loaded": lambda: _loaded_s(ours, loop),
+            "guessing": lambda: _answers(_circular(ours), [loop], Sampling(_NEW * 4, 0.0)),
+            "plain": lambda: _answers(_circular(ours), [loop], Sampling(_NEW * 4, 0.0, bias=((1, 0.0),))),
+        }
+    )
+    return {
+        "prefix_ttft_speedup": found["first"] / found["again"],
+        "interactive_ttft_loaded_over_idle": found["loaded"] / found["idle"],
+        "lookup_speedup_1": found["guessing"] / found["plain"],
+    }
+
+
+def _medians(variants: dict[str, Callable[[], float]], rounds: int = _ROUNDS) -> dict[str, float]:
+    """Each in its turn; the first round warms up."""
+    found: dict[str, list[float]] = {name: [] for name in variants}
+    for turn in range(rounds + 1):
+        for name, run in variants.items():
+            value = run()
+            if turn:
+                found[name].append(value)
+    return {name: statistics.median(values) for name, values in found.items()}
+
+
+def network(vocabulary: int = _VOCABULARY) -> Any:
+    """32 M parameters of Qwen3's kind and random weights, as transformers makes it."""
     torch.manual_seed(0)
     config = Qwen3Config(
-        vocab_size=_VOCABULARY,
+        vocab_size=vocabulary,
         hidden_size=512,
         intermediate_size=1408,
         num_hidden_layers=8,
@@ -110,26 +171,42 @@ def _model() -> Any:
     return Qwen3ForCausalLM(config).eval().requires_grad_(requires_grad=False)
 
 
-def _prompts(count: int) -> list[tuple[int, ...]]:
+def laid_out(model: Any) -> Any:
+    """As the loader leaves it."""
+    ids = torch.tensor([[1, 2, 3]])
+    pack(model, alike(model, lambda: model(input_ids=ids, use_cache=False)))
+    return model
+
+
+def prompts(count: int, lengths: tuple[int, int] = _LENGTHS) -> list[Prompt]:
+    """Ragged ones."""
     drawn = random.Random(0)
-    return [tuple(drawn.randrange(1, _VOCABULARY) for _ in range(_PROMPT)) for _ in range(count)]
+    return [tuple(drawn.randrange(1, _VOCABULARY) for _ in range(drawn.randrange(*lengths))) for _ in range(count)]
 
 
-def _forward(model: Any, prompts: Sequence[tuple[int, ...]]) -> float:
+def _circular(model: Any) -> Any:
+    """Each token follows from the one before it alone, so it soon goes round in circles; what it costs is the same."""
+    for layer in model.model.layers:
+        for norm in (layer.input_layernorm, layer.post_attention_layernorm):
+            norm.weight.zero_()
+    return model
+
+
+def _forward(model: Any, count: int) -> float:
     """Tokens a CPU-second of nothing but ``model.forward``: all rows of one length, transformers' own cache."""
     cache = DynamicCache(config=model.config)
-    model(input_ids=torch.tensor(prompts), past_key_values=cache, logits_to_keep=1)
-    ids = torch.ones(len(prompts), 1, dtype=torch.long)
+    model(input_ids=torch.ones(count, sum(_LENGTHS) // 2, dtype=torch.long), past_key_values=cache, logits_to_keep=1)
+    ids = torch.ones(count, 1, dtype=torch.long)
     began = time.process_time()
     for _ in range(_STEPS):
         model(input_ids=ids, past_key_values=cache)
-    return len(prompts) * _STEPS / (time.process_time() - began)
+    return count * _STEPS / (time.process_time() - began)
 
 
-def _decode(model: Any, prompts: Sequence[tuple[int, ...]], *samplings: Sampling) -> float:
+def _decode(model: Any, asked: Sequence[Prompt], *samplings: Sampling) -> float:
     """The same of whole engine steps, text and events included."""
-    engine = _engine(model, prompts, *samplings)
-    while engine.counters["prefilled_tokens"] < len(prompts) * _PROMPT:
+    engine = _engine(model, _claims(asked, *samplings))
+    while engine.counters["prefilled_tokens"] < sum(map(len, asked)):
         engine.step()
     before = engine.counters["generation_tokens"]
     began = time.process_time()
@@ -138,34 +215,93 @@ def _decode(model: Any, prompts: Sequence[tuple[int, ...]], *samplings: Sampling
     return (engine.counters["generation_tokens"] - before) / (time.process_time() - began)
 
 
-def _answers(model: Any, prompts: Sequence[tuple[int, ...]]) -> float:
+def _answers(model: Any, asked: Sequence[Prompt], sampling: Sampling) -> float:
     """The same of whole answers, prompts included."""
+    engine = _engine(model, _claims(asked, sampling))
     began = time.process_time()
-    engine = _engine(model, prompts, Sampling(_NEW, 0.0))
     while engine.stalled_s() is not None:
         engine.step()
-    return len(prompts) * _NEW / (time.process_time() - began)
+    return engine.counters["generation_tokens"] / (time.process_time() - began)
 
 
-def _generate(model: Any, prompts: Sequence[tuple[int, ...]]) -> float:
+def _generate(model: Any, asked: Sequence[Prompt]) -> float:
     """The same of ``generate``, one prompt after the other."""
     began = time.process_time()
-    for prompt in prompts:
+    for prompt in asked:
         ids = torch.tensor([prompt])
         model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=_NEW)
-    return len(prompts) * _NEW / (time.process_time() - began)
+    return len(asked) * _NEW / (time.process_time() - began)
 
 
-def _engine(model: Any, prompts: Sequence[tuple[int, ...]], *samplings: Sampling) -> Engine:
-    engine = Engine(RowModel(model, _Letters(), Bounds(_CONTEXT, ()), _ROWS), _forget)
-    for seed, (prompt, sampling) in enumerate(zip(prompts, cycle(samplings), strict=False), 1):
-        engine.add(Claim(_job(prompt, sampling, seed), epoch=1, attempts=0, seq=0, said=()))
+def _continuous(model: Any, asked: Sequence[Prompt], new: int = _NEW, **sampling: Any) -> float:
+    """The same of transformers' continuous batching; its cache is as large as the answers need."""
+    told = GenerationConfig(max_new_tokens=new, eos_token_id=-1, pad_token_id=0, **({"do_sample": False} | sampling))
+    how = ContinuousBatchingConfig(page_size=32, num_blocks=8 * len(asked), max_batch_tokens=512)
+    began = time.process_time()
+    answers = model.generate_batch([list(one) for one in asked], generation_config=told, continuous_batching_config=how)
+    spent = time.process_time() - began
+    model.set_attn_implementation("sdpa")
+    return sum(len(one.generated_tokens) for one in answers.values()) / spent
+
+
+def _first_s(engine: Engine, prompt: Prompt) -> float:
+    """CPU seconds to the first token of a request."""
+    (claim,) = _claims([prompt], _GREEDY)
+    said = _Listener(claim.job.id)
+    engine._sink = said  # noqa: SLF001  it looks for one job only
+    began = time.process_time()
+    engine.add(claim)
+    while not said.has_spoken:
+        engine.step()
+    return time.process_time() - began
+
+
+def _again_s(model: Any, shared: Prompt) -> float:
+    """The same behind a beginning that was read before."""
+    engine = _engine(model, ())
+    _first_s(engine, (*shared, 5))
+    return _first_s(engine, (*shared, 6))
+
+
+def _loaded_s(model: Any, prompt: Prompt) -> float:
+    """The same while a batch fills all slots."""
+    engine = _engine(model, _claims(prompts(_LOADED), _GREEDY, cls="batch"), _LOADED)
+    while engine.counters["generation_tokens"] < 2 * _LOADED:
+        engine.step()
+    return _first_s(engine, prompt)
+
+
+def _sampler_ms() -> float:
+    """CPU milliseconds of a step's draws: 32 rows, top_p, a wide vocabulary, logits as peaked as trained models'."""
+    logits = 3 * torch.randn(32, _WIDE, generator=torch.Generator().manual_seed(0))
+    draws = [Draw(rng.stream(seed, 0), 0.7, 0.9) for seed in range(1, 33)]
+    sampler, positions = Sampler(torch.device("cpu")), torch.arange(32)
+
+    def run() -> float:
+        began = time.process_time()
+        sampler(logits, draws, positions)
+        return 1000 * (time.process_time() - began)
+
+    return _medians({"sampler": run}, rounds=9)["sampler"]
+
+
+def _engine(model: Any, claims: Iterable[Claim], slots: int = 32) -> Engine:
+    model.set_attn_implementation("sdpa")  # the model tests itself against its own attention
+    engine = Engine(PackedModel(model, _Letters(), Bounds(_CONTEXT, ()), slots, _ROOM), _forget)
+    for claim in claims:
+        engine.add(claim)
     return engine
 
 
-def _job(prompt: tuple[int, ...], sampling: Sampling, seed: int) -> Job:
+def _claims(asked: Sequence[Prompt], *samplings: Sampling, cls: Class = "interactive") -> list[Claim]:
+    pairs = enumerate(zip(asked, cycle(samplings), strict=False), 1)
+    jobs = (_job(prompt, sampling, seed, cls) for seed, (prompt, sampling) in pairs)
+    return [Claim(job, epoch=1, attempts=0, seq=0, said=()) for job in jobs]
+
+
+def _job(prompt: Prompt, sampling: Sampling, seed: int, cls: Class) -> Job:
     nobody = "0" * 32
-    return Job(new_id(), "bench", (prompt,), sampling, Reply("chat"), nobody, nobody, seed, created=0)
+    return Job(new_id(), "bench", (prompt,), sampling, Reply("chat"), nobody, nobody, seed, created=0, cls=cls)
 
 
 class _Letters:
@@ -178,6 +314,18 @@ class _Letters:
     def spell(self, token: int) -> bytes:
         """One alone."""
         return self.decode([token]).encode()
+
+
+class _Listener:
+    """Waits for one job's first words."""
+
+    def __init__(self, job_id: str) -> None:
+        self._job_id = job_id
+        self.has_spoken = False
+
+    def __call__(self, outputs: Sequence[Output]) -> None:
+        """A step's events."""
+        self.has_spoken |= any(output.job_id == self._job_id for output in outputs)
 
 
 def _forget(outputs: Sequence[Output]) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import pytest
 
-from common.jobs import Delta, Done, Job
+from common.jobs import Delta, Done, Failed, Job
 from tests.builders import a_job
 from tests.worker.claims import (
     Marks,
@@ -19,6 +19,7 @@ from tests.worker.claims import (
     keys,
     spelled,
 )
+from tests.worker.house import until
 from worker.engine.engine import Engine, Output
 from worker.engine.model import Drawn, Feed
 from worker.models.counting import CONTEXT
@@ -187,6 +188,36 @@ def test_a_loop_that_breaks_twice_in_a_row_is_given_up() -> None:
     assert told
     assert not engine._thread.is_alive()
     assert (sink.calls, engine.stalled_s()) == (2, math.inf)
+
+
+def test_a_device_that_is_lost_fails_nobody_and_gives_the_process_up() -> None:
+    """As after an error that a GPU does not recover from: the watch ends the process, others take the jobs."""
+    lost = threading.Event()
+    jobs = [counting("1 ", 400, seed=seed) for seed in (1, 2, 3)]
+    model = Watched(query="step_ms=1", breaks=lambda _: lost.is_set())
+    engine, notes = an_engine(model, *jobs, hot=(marks := Marks()))
+    engine.start()
+    until(lambda: len(model.steps) > 5)
+
+    lost.set()
+    until(lambda: engine.stalled_s() == math.inf)
+    engine.stop(5)
+
+    assert not any(isinstance(event, Failed | Done) for job in jobs for event in notes.events[job.id])
+    assert marks.told[-1] == {job.id for job in jobs}
+    assert {job_id for job_id, _ in engine.release()} == {job.id for job in jobs}
+
+
+def test_one_that_breaks_alone_fails_alone_also_where_it_is_the_only_one() -> None:
+    bad, later = counting("1 ", 30), counting("5 ", 4, seed=9)
+    engine, notes = an_engine(Watched(breaks=_breaks_at(bad)), bad)
+    finish(engine)
+
+    engine.add(a_claim(later))
+    finish(engine)
+
+    assert is_failed(notes, bad)
+    assert notes.text(later) == "6 7 "
 
 
 def test_what_the_sink_did_not_take_is_told_again() -> None:

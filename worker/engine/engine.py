@@ -14,6 +14,7 @@ from common.errors import InternalError
 from common.jobs import Delta, Done, Event, Failed, Usage
 from common.ledger.replies import Claim
 from worker.engine import sequence as sequences
+from worker.engine.forward import Feeds, Forward, Hot, LostModelError, Tokens, entering
 from worker.engine.model import Drawn, Feed, Model
 from worker.engine.scheduler import Pace, Room, Scheduler
 from worker.engine.sequence import Work
@@ -36,10 +37,6 @@ _FAILED = Failed.of(InternalError("The server failed while it worked on this req
 log = telemetry.logger("engine")
 
 
-Feeds = dict[sequences.Sequence, Feed]
-Tokens = dict[sequences.Sequence, Drawn]
-
-
 @dataclass(frozen=True, slots=True)
 class Output:
     """New events of one job after a step, in order; the last one is Done or Failed when the job ended."""
@@ -56,21 +53,12 @@ class Sink(Protocol):
         """Take a step's events; on the engine's thread, so it may wait briefly and never for the network."""
 
 
-class Hot(Protocol):
-    """Where the supervising parent can read what a step was working on."""
-
-    def mark(self, job_ids: Collection[str]) -> None:
-        """These jobs are in the step that begins."""
-
-    def clear(self) -> None:
-        """No step is running."""
-
-
 class Engine:
     """All claimed jobs of one model."""
 
     def __init__(self, model: Model, sink: Sink, *, hot: Hot | None = None) -> None:
         self._model, self._sink, self._hot = model, sink, hot
+        self._forward = Forward(model, hot)
         self._changed = threading.Condition()  # guards all below; never held during a forward or in the sink
         self._scheduler = Scheduler(model.slots, model.blocks)
         self._spoken: dict[str, list[Event]] = {}  # in the step under way
@@ -164,7 +152,7 @@ class Engine:
         with self._changed:
             self._began = began
             feeds = self._plan(began)
-        tokens = self._forward(feeds)
+        tokens = self._forward.read(feeds)
         with self._changed:
             generated = self.counters["generation_tokens"]
             self._apply(feeds, tokens)
@@ -224,44 +212,10 @@ class Engine:
         return self._scheduler[sequence.job_id].is_suspect
 
     def _count(self, feeds: Feeds, generated: float, seconds: float) -> None:
-        prefilled = sum(len(feed.tokens) for feed in _entering(feeds).values())
+        prefilled = sum(len(feed.tokens) for feed in entering(feeds).values())
         self._pace.note(seconds, prefilled, int(self.counters["generation_tokens"] - generated))
         self.counters["steps"] += bool(feeds)
         self.counters["prefilled_tokens"] += prefilled
-
-    def _forward(self, feeds: Feeds) -> Tokens:
-        """The next tokens, but for the sequences that cannot have one.
-
-        A step that raises is done again in parts: each new sequence alone, the others together, and if that raises as
-        well, in halves. Who raises alone fails alone.
-        """
-        try:
-            return self._read(feeds)
-        except Exception:  # a model may raise anything
-            log.exception("a step failed; looking for the cause", sequences=len(feeds))
-        entering = _entering(feeds)
-        tokens = self._tried({sequence: feed for sequence, feed in feeds.items() if sequence not in entering})
-        for sequence, feed in entering.items():
-            tokens |= self._tried({sequence: feed})
-        return tokens
-
-    def _tried(self, feeds: Feeds) -> Tokens:
-        """A part of a failed step, in halves when it fails as well, without who fails alone."""
-        try:
-            return self._read(feeds)
-        except Exception:  # noqa: BLE001  the whole step's exception is in the log
-            if len(feeds) == 1:
-                return {}
-        parts, middle = tuple(feeds.items()), len(feeds) // 2
-        return self._tried(dict(parts[:middle])) | self._tried(dict(parts[middle:]))
-
-    def _read(self, feeds: Feeds) -> Tokens:
-        if not feeds:
-            return {}
-        if self._hot:
-            self._hot.mark({sequence.job_id for sequence in _entering(feeds) or feeds})
-        tokens = self._model.step(tuple(feeds.values()))
-        return {sequence: tokens[feed.slot] for sequence, feed in feeds.items()}
 
     def _apply(self, feeds: Feeds, tokens: Tokens) -> None:
         """Tokens to events; a sequence that was parked or ended meanwhile loses its token."""
@@ -352,6 +306,10 @@ class Engine:
         while self._wait():
             try:
                 self.step()
+            except LostModelError:
+                log.exception("nothing can be computed here any more; the jobs go on elsewhere")
+                self._strikes = _OUT
+                return
             except Exception:  # one bad step must not end the thread
                 log.exception("the loop itself failed")
                 if not self._survive():
@@ -378,11 +336,6 @@ class Engine:
                 if sequence.job_id in self._scheduler:
                     self._fail(sequence.job_id)
             return self._strikes < _OUT
-
-
-def _entering(feeds: Feeds) -> dict[sequences.Sequence, Feed]:
-    """Those that read their prompt."""
-    return {sequence: feed for sequence, feed in feeds.items() if feed.enters}
 
 
 def _done(work: Work) -> Done:
