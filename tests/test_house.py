@@ -30,6 +30,7 @@ LATE = {  # imported where they are needed, because they are heavy or decide som
     "common",  # telemetry: counters are files once prometheus is loaded
     "prometheus_client",
     "transformers",
+    "transformers.quantizers",
     "transformers.utils",
     "worker.engine.packed",
     "worker.engine.rowbatch",

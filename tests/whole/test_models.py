@@ -65,3 +65,4 @@ def test_models_say_through_the_house_what_generate_says(
             assert answer.startswith(expected), name
     assert [model.id for model in client.models.list()] == names
     assert "\n".join(stack.lines).count("saves memory and costs speed") == len({*names} & {*QUANTISED})
+    assert [line for line in stack.lines if "torchao" in line or "_pytree" in line] == []  # it talks when imported

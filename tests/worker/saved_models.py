@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torchao.quantization
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig, PreTrainedTokenizerFast, TorchAoConfig
 
 from tests.worker import tiny
 
@@ -42,9 +43,13 @@ def save(folder: Path, config: Any) -> Path:
 
 
 def quantised(folder: Path, quantization: str) -> Any:
-    """What transformers makes of it."""
-    told = {"load_in_8bit": True} if quantization == "int8" else {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
-    config = BitsAndBytesConfig(**told)
+    """What transformers makes of it; ``quantization`` is a word of ours, or the name of one of torchao's classes."""
+    if quantization == "int8":
+        config: Any = BitsAndBytesConfig(load_in_8bit=True)
+    elif quantization == "nf4":
+        config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
+    else:
+        config = TorchAoConfig(getattr(torchao.quantization, quantization)())
     return AutoModelForCausalLM.from_pretrained(
         folder, quantization_config=config, dtype=torch.float32, device_map="cpu"
     ).eval()

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+import torchao.quantization
 from safetensors.torch import load_file, save_file
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 from transformers.models.auto.tokenization_auto import AutoTokenizer
 from transformers.models.llama.configuration_llama import LlamaConfig
 from transformers.models.mamba.configuration_mamba import MambaConfig
-from transformers.utils.quantization_config import QuantizationMethod
 
 from common.bundle import unpack
 from common.cards import ModelCard
@@ -23,7 +23,6 @@ from common.settings import Model
 from tests.builders import a_job
 from tests.worker import saved_models, tiny
 from tests.worker.claims import a_claim, answers, counting
-from worker.models import loader
 from worker.models.loader import Loaded, LoadError, load
 
 _CONTEXT = 64
@@ -278,22 +277,88 @@ def test_a_model_can_be_quantised_while_it_loads_and_the_start_says_what_that_me
     assert "saves memory and costs speed" in capsys.readouterr().out
 
 
-def test_a_checkpoint_that_is_quantised_loads_by_itself_and_is_not_quantised_twice(wide: Path, tmp_path: Path) -> None:
-    saved_models.quantised(wide, "nf4").save_pretrained(tmp_path)
-    saved_models.tokenizer().save_pretrained(tmp_path)
+def _saved_quantised(wide: Path, folder: Path, quantization: str) -> Any:
+    network = saved_models.quantised(wide, quantization)
+    network.save_pretrained(folder)
+    saved_models.tokenizer().save_pretrained(folder)
+    return network
+
+
+@pytest.mark.parametrize(
+    ("quantization", "word"),
+    [("nf4", "nf4"), ("Int8WeightOnlyConfig", "torchao"), ("Float8WeightOnlyConfig", "torchao")],
+)
+def test_a_checkpoint_that_is_quantised_loads_by_itself_and_is_not_quantised_twice(
+    wide: Path, tmp_path: Path, quantization: str, word: str
+) -> None:
+    _saved_quantised(wide, tmp_path, quantization)
 
     loaded = _load(tmp_path)
 
-    assert loaded.card.quantization == "nf4"
-    assert _complaint(tmp_path, quantization="int8") == "MODEL is quantised already (nf4); leave quantization out."
+    assert loaded.card.quantization == word
+    assert _complaint(tmp_path, quantization="int8") == f"MODEL is quantised already ({word}); leave quantization out."
 
 
-@pytest.mark.parametrize("method", ["gptq", "awq", "torchao"])
-def test_a_quantisation_whose_package_is_missing_is_named(folder: Path, method: str) -> None:
-    told = {"quant_method": method, "bits": 4, "group_size": 32, "quant_type": "int4_weight_only"}
-    _change(folder / "config.json", quantization_config=told)
+@pytest.mark.parametrize("quantization", ["Int8WeightOnlyConfig", "Float8WeightOnlyConfig"])
+def test_a_checkpoint_of_torchao_answers_as_generate_does_and_the_start_says_what_it_weighs(
+    wide: Path, tmp_path: Path, quantization: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network = _saved_quantised(wide, tmp_path, quantization)
+    loaded = _load(tmp_path, slots=2)
 
-    assert _complaint(folder).startswith("MODEL cannot be loaded: ")
+    job = a_job(prompts=((40, 41, 42),), sampling=Sampling(20, 0.0))
+    notes = answers(loaded.model, a_claim(job), a_claim(a_job(prompts=((50,) * 9,), sampling=Sampling(9, 0.0))))
+
+    expected = tiny.generated(network, (40, 41, 42), 20)
+    assert len(expected) > 5
+    assert notes.tokens(job)[: len(expected)] == expected
+    stored = sum(tensor.nbytes for tensor in load_file(tmp_path / "model.safetensors").values())
+    assert stored <= loaded.bytes < 1.01 * stored
+    assert loaded.parameters == _load(wide).parameters
+    said = f"megabytes={stored / 1e6:.1f} megabytes_in_bfloat16={loaded.parameters * 2 / 1e6:.1f}"
+    assert said in capsys.readouterr().out
+
+
+def test_a_checkpoint_for_other_processors_is_refused_in_one_line(wide: Path, tmp_path: Path) -> None:
+    network = saved_models.quantised(wide, "Int8WeightOnlyConfig")
+    high, broad = network.lm_head.weight.shape
+    packed = torch.zeros(high // 8, broad // 64, 32, 4, dtype=torch.int32)
+    scales = torch.ones(broad // 32, high, 2, dtype=torch.bfloat16)
+    tile = torchao.quantization.Int4TilePackedTo4dTensor(packed, scales, [1, 32], torch.Size([high, broad]))
+    network.lm_head.weight = torch.nn.Parameter(tile, requires_grad=False)
+    network.save_pretrained(tmp_path)
+    saved_models.tokenizer().save_pretrained(tmp_path)
+
+    complaint = _complaint(tmp_path, device="cpu")
+
+    assert complaint.startswith("MODEL cannot be served yet: its forward does not work with rows (")
+    assert "\n" not in complaint
+
+
+@pytest.mark.parametrize(
+    ("method", "packages"),
+    [
+        ("awq", "gptqmodel"),
+        ("compressed-tensors", "compressed-tensors"),
+        ("gptq", "gptqmodel optimum"),
+        ("hqq", "hqq"),
+        ("quanto", "optimum-quanto"),
+        ("sinq", "sinq"),
+    ],
+)
+def test_a_quantisation_whose_package_is_missing_is_refused_with_what_to_install(
+    folder: Path, method: str, packages: str
+) -> None:
+    _change(folder / "config.json", quantization_config={"quant_method": method, "bits": 4})
+
+    command = f"pip install --no-build-isolation torch=={torch.__version__.partition('+')[0]} {packages}"
+    assert _complaint(folder) == f"MODEL is quantised ({method}): `{command}` first."
+
+
+def test_a_quantisation_that_transformers_would_overlook_is_refused(folder: Path) -> None:
+    _change(folder / "config.json", quantization_config={"quant_method": "modelopt"})
+
+    assert _complaint(folder) == "MODEL is quantised in a way that transformers does not know (modelopt)."
 
 
 def test_a_model_that_counts_needs_no_files() -> None:
@@ -305,10 +370,3 @@ def test_a_model_that_counts_needs_no_files() -> None:
     assert (loaded.card.path, loaded.card.dtype, loaded.card.context) == ("row", "none", 100)
     assert (loaded.model.slots, loaded.model.bounds.context, loaded.parameters) == (5, 100, 0)
     assert loaded.card.tokenizer_digest == hashlib.sha256(loaded.tokenizer_files).hexdigest()
-
-
-def test_a_method_of_transformers_own_list_is_told_by_its_name() -> None:
-    config = LlamaConfig(quantization_config={"quant_method": QuantizationMethod.TORCHAO})
-
-    assert loader._quantization(config) == "torchao"
-    assert loader._quantization(LlamaConfig(quantization_config={"quant_method": "gptq"})) == "gptq"

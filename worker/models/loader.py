@@ -4,6 +4,7 @@ torch and transformers are imported when a model needs them: the counting model 
 """
 
 import hashlib
+import importlib.metadata
 import logging
 import tempfile
 import textwrap
@@ -34,6 +35,21 @@ _FILES = (
     "chat_template.jinja",
     "special_tokens_map.json",
     "generation_config.json",
+)
+_NEEDED = {  # by transformers' word for a quantisation: what pip calls the packages that read it
+    "awq": ("gptqmodel",),
+    "bitsandbytes": ("bitsandbytes",),
+    "compressed-tensors": ("compressed-tensors",),
+    "gptq": ("gptqmodel", "optimum"),
+    "hqq": ("hqq",),
+    "quanto": ("optimum-quanto",),
+    "sinq": ("sinq",),
+    "torchao": ("torchao",),
+}
+_TALKERS = (
+    "bitsandbytes",  # warns of each product of each layer in int8
+    "torchao",  # of kernels for other processors, whenever transformers finds it installed
+    "torch.utils._pytree",  # of what torchao does when it is imported
 )
 log = telemetry.logger("loader")
 
@@ -102,6 +118,9 @@ def _pretrained(model: settings.Model, threads: int) -> Loaded:
     if sentence := complaint(model):
         raise LoadError(sentence)
     import torch
+
+    for name in _TALKERS:
+        logging.getLogger(name).setLevel(logging.ERROR)
     from transformers.utils import logging as transformers_logging
 
     from worker.engine.rowbatch import UnsupportedModelError
@@ -115,13 +134,13 @@ def _pretrained(model: settings.Model, threads: int) -> Loaded:
         raise  # where memory was short, the next start may find more
     except Exception as error:  # the libraries below raise whatever they like for what they cannot load
         raise LoadError(f"{model.path} cannot be loaded: {_shortened(error)}") from error
-    parameters, size = network.num_parameters(), network.get_memory_footprint()
+    parameters, size = _parameters(network), _bytes(network)
     _lay_out(network)
     bounds = Bounds(_context(model, network.config), _end_ids(network, tokenizer))
     try:
         served = _served(model, network, Pieces(tokenizer.backend_tokenizer), bounds)
     except UnsupportedModelError as error:
-        raise LoadError(f"{model.path} cannot be served yet: {error}.") from error
+        raise LoadError(f"{model.path} cannot be served yet: {_shortened(error)}.") from error
     files = _tokenizer_files(tokenizer, network)
     return Loaded(served, _card(model, network, tokenizer, files, served), files, parameters, size)
 
@@ -133,13 +152,18 @@ def _lay_out(network: Any) -> None:
     from worker.engine.rowbatch import UnsupportedModelError, refuse_difference
     from worker.models.linears import alike, pack, unpack
 
+    if getattr(network, "is_quantized", False):
+        return
     ids = torch.tensor([_TESTED], device=network.device)
 
     @torch.inference_mode()
     def read() -> Any:
         return network(input_ids=ids, use_cache=False).logits[0].float()
 
-    before = read()
+    try:
+        before = read()
+    except (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError):
+        return  # the test of its path will say why
     count = pack(network, alike(network, read))
     if not count:
         return
@@ -215,16 +239,15 @@ def _network(model: settings.Model) -> Any:
 
 def _quantised(model: settings.Model) -> dict[str, Any]:
     """What transformers must be told to quantise while it loads."""
-    if model.quantization is None:
-        return {}
     import torch
     from transformers import AutoConfig, BitsAndBytesConfig
 
-    own = AutoConfig.from_pretrained(model.path, trust_remote_code=model.trust_remote_code)
-    if getattr(own, "quantization_config", None):
-        raise LoadError(f"{model.path} is quantised already ({_quantization(own)}); leave quantization out.")
+    own = _told(AutoConfig.from_pretrained(model.path, trust_remote_code=model.trust_remote_code))
+    if own:
+        _check(model, own)
+    if model.quantization is None:
+        return {}
     if model.quantization == "int8":
-        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of each product of each layer
         return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
     computing = "float32" if _device(model.device).type == "cpu" else "bfloat16"
     dtype = getattr(torch, computing if model.dtype == "auto" else model.dtype)
@@ -232,16 +255,64 @@ def _quantised(model: settings.Model) -> dict[str, Any]:
     return {"quantization_config": BitsAndBytesConfig(**told)}
 
 
-def _quantization(config: Any) -> str | None:
-    """How the weights are kept, in a word."""
+def _check(model: settings.Model, own: dict[str, Any]) -> None:
+    """Whether weights that are quantised already can be read here."""
+    import torch
+    from transformers.quantizers import AutoHfQuantizer
+
+    if model.quantization:
+        raise LoadError(f"{model.path} is quantised already ({_word(own)}); leave quantization out.")
+    if not AutoHfQuantizer.supports_quant_method(own):  # transformers would take the weights for plain ones
+        raise LoadError(f"{model.path} is quantised in a way that transformers does not know ({_word(own)}).")
+    method = str(own.get("quant_method"))
+    if missing := [package for package in _NEEDED.get(method, ()) if not _is_installed(package)]:
+        needed = f"torch=={torch.__version__.partition('+')[0]} {' '.join(missing)}"  # some would bring another torch
+        raise LoadError(f"{model.path} is quantised ({method}): `pip install --no-build-isolation {needed}` first.")
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        importlib.metadata.distribution(package)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _told(config: Any) -> dict[str, Any]:
+    """What a configuration says of its quantisation."""
     told = getattr(config, "quantization_config", None)
-    if told is None:
-        return None
-    told = told if isinstance(told, dict) else told.to_dict()
+    told = told or getattr(config.get_text_config(decoder=True), "quantization_config", None) or {}
+    return told if isinstance(told, dict) else dict(told.to_dict())
+
+
+def _word(told: dict[str, Any]) -> str | None:
+    """How the weights are kept."""
     if told.get("load_in_4bit"):
         return str(told.get("bnb_4bit_quant_type"))
-    method = told.get("quant_method")
-    return "int8" if told.get("load_in_8bit") else str(getattr(method, "value", method))
+    method = "int8" if told.get("load_in_8bit") else told.get("quant_method")
+    return method and str(getattr(method, "value", method))
+
+
+def _parameters(network: Any) -> int:
+    """As many as the plain model has: packed weights are fewer numbers, and not always parameters."""
+    import torch
+
+    if not _told(network.config):
+        return int(network.num_parameters())
+    with torch.device("meta"):
+        return int(type(network)(network.config).num_parameters())
+
+
+def _bytes(network: Any) -> int:
+    """A tensor of torchao's tells the size that it would have unpacked; those inside tell the truth."""
+
+    def size(tensor: Any) -> int:
+        if not hasattr(tensor, "__tensor_flatten__"):
+            return int(tensor.nbytes)
+        names, _ = tensor.__tensor_flatten__()
+        return sum(size(getattr(tensor, name)) for name in names)
+
+    return sum(size(tensor) for tensor in (*network.parameters(), *network.buffers()))
 
 
 def _device(name: str) -> Any:
@@ -291,7 +362,7 @@ def _card(model: settings.Model, network: Any, tokenizer: Any, files: bytes, ser
         capabilities=("completion", "chat") if has_template else ("completion",),
         path="row" if served.blocks is None else "packed",
         dtype=str(network.dtype).removeprefix("torch."),
-        quantization=_quantization(config),
+        quantization=_word(_told(config)),
         created=int(time.time()),
         tokenizer_digest=hashlib.sha256(files).hexdigest(),
     )
