@@ -97,6 +97,18 @@ def test_a_prompt_in_pieces_is_answered_as_in_one(name: str, tokens: int) -> Non
     assert longest <= tokens
 
 
+@pytest.mark.parametrize("length", [31, 32, 33, 34, 49])
+def test_every_token_of_a_prompt_in_pieces_is_counted_as_read(length: int) -> None:
+    job = _job(length, 3)
+    engine, notes = an_engine(tiny.packed(), job)
+    while engine.stalled_s() is not None:
+        _slow(engine, 16)
+        engine.step()
+
+    assert engine.counters["prefilled_tokens"] == length
+    assert len(notes.tokens(job)) == 3
+
+
 def test_those_who_decode_go_on_while_a_long_prompt_is_read() -> None:
     short, long = _job(4, 40), _job(200, 5)
     engine, notes = an_engine(tiny.packed(), short)

@@ -69,6 +69,7 @@ class Sequence:
         self.blocks: list[int] = []  # where their keys and values lie
         self.cached = 0  # tokens of the prompt that lay there when it first entered
         self._is_fresh = True  # nothing was read in this slot yet
+        self._known = 1  # tokens that there were when it entered
         self._owner = bytes.fromhex(job.owner)
         self._lookup: Lookup | None = None
         self._names: list[Name] = []  # of the full blocks that prompt and answer fill
@@ -98,7 +99,7 @@ class Sequence:
     @property
     def is_reading(self) -> bool:
         """It does not decode yet."""
-        return self._is_fresh or self.left > 1
+        return self.read < self._known
 
     def next(self, most: int) -> int:
         """How many of them to read in a step that may read about so many; what is to be scored comes at once."""
@@ -141,7 +142,7 @@ class Sequence:
         """It runs from now on; so much has been read for it."""
         if self._text is None:
             self.cached = min(read, len(self.prompt))
-        self.slot, self.read, self._is_fresh = slot, read, True
+        self.slot, self.read, self._is_fresh, self._known = slot, read, True, len(self)
 
     def has_read(self, count: int) -> None:
         """So many more."""
