@@ -238,7 +238,9 @@ def _continuous(model: Any, asked: Sequence[Prompt], new: int = _NEW, **sampling
     told = GenerationConfig(max_new_tokens=new, eos_token_id=-1, pad_token_id=0, **({"do_sample": False} | sampling))
     how = ContinuousBatchingConfig(page_size=32, num_blocks=8 * len(asked), max_batch_tokens=512)
     began = time.process_time()
-    answers = model.generate_batch([list(one) for one in asked], generation_config=told, continuous_batching_config=how)
+    inputs = [list(one) for one in asked]
+    with torch.inference_mode(mode=False), torch.no_grad():  # its thread has a mode of its own
+        answers = model.generate_batch(inputs, generation_config=told, continuous_batching_config=how)
     spent = time.process_time() - began
     model.set_attn_implementation("sdpa")
     return sum(len(one.generated_tokens) for one in answers.values()) / spent
