@@ -14,12 +14,14 @@ import socket
 import sys
 import time
 from collections import OrderedDict
+from collections.abc import Iterator
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from tokenizers.decoders import DecodeStream
 
-from common.door.control import Control
+from common.door.control import NOTHING, Controls
 from common.door.template import RefusedError, Template, Turn
 
 CPU_S = 2  # of one request
@@ -37,7 +39,6 @@ class Reader:
     def read(self, question: dict[str, Any]) -> list[dict[str, Any]]:
         """Each prompt's ids, and what of it is to be echoed. Raises RefusedError."""
         tokenizer = self._tokenizer(question["folder"])
-        tokenizer.prepare(question["prompts"])
         _limit()
         return [tokenizer.read(prompt, question["most"], question["vocabulary"]) for prompt in question["prompts"]]
 
@@ -57,13 +58,19 @@ class _Tokenizer:
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
         self._template = Template(tokenizer)
-        self._control = Control(tokenizer.backend_tokenizer)
         self._longest = max(map(len, tokenizer.get_vocab()))
 
-    def prepare(self, prompts: list[dict[str, Any]]) -> None:
-        """What takes a while and is no single request's doing."""
-        if any(prompt["turns"] is not None and self._control.marked(prompt["turns"]) for prompt in prompts):
-            self._control.prepare()
+    @cached_property
+    def _controls(self) -> Controls:
+        """Its control tokens; who only completes texts does without."""
+        template = self._tokenizer.chat_template or ""
+        said = template if isinstance(template, str) else "\n".join(template.values())
+        return Controls(self._tokenizer.backend_tokenizer, self._ids, said, self._template.turns(NOTHING))
+
+    def _ids(self, text: str) -> list[int]:
+        """Of any text, with the control tokens that it spells."""
+        ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
 
     def read(self, prompt: dict[str, Any], most: int, vocabulary: int) -> dict[str, Any]:
         """One prompt of a model with so large a context and vocabulary."""
@@ -125,13 +132,10 @@ class _Tokenizer:
             raise
 
     def _encoded(self, prompt: dict[str, Any], turns: list[Turn], most: int) -> list[int]:
-        marked = self._control.marked(turns)
-        text = self._template.text(marked or turns, opens=prompt["opens"], goes_on=prompt["goes_on"])
+        write = partial(self._template.text, opens=prompt["opens"], goes_on=prompt["goes_on"])
+        text = write(turns)
         self._refuse_long(text, most)
-        if marked:
-            return self._control.ids(text)
-        ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
-        return ids
+        return self._controls.read(text, turns, write, _unlimited)
 
     def _refuse_long(self, text: str, most: int) -> None:
         """What is not worth counting."""
@@ -170,6 +174,14 @@ def _limit() -> None:
 def _lift_limits() -> None:
     for limit in (resource.RLIMIT_CPU, resource.RLIMIT_AS):
         resource.setrlimit(limit, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+
+@contextlib.contextmanager
+def _unlimited() -> Iterator[None]:
+    """For what is the model's doing, in the middle of a request, which then has its time again."""
+    _lift_limits()
+    yield
+    _limit()
 
 
 def main() -> None:

@@ -1,138 +1,199 @@
-"""Client text that spells a control token stays text. Runs in the admission child only.
+"""Which control tokens of a prompt the chat template wrote, so that text which only spells them stays text.
 
-A chat template writes control tokens beside client text, and a tokenizer cannot tell one from the other. So client
-text is marked inside of what would be a control token; when the template has written, whatever still spells one is the
-template's own. It gets a name that no client can write, and a copy of the tokenizer, whose control tokens have these
-names and their old ids, reads the text without the marks: all else is read as the tokenizer always does.
+A conversation is written as it stands, and once more with the characters at which control tokens could begin replaced
+in everything the client said: the control tokens that are left then are the template's own. If the first writing has
+the same ones, it is the prompt. Otherwise what spells them is replaced, or everything if that is not enough; then the
+template's control tokens get their names of the renamed tokenizer, and the client's characters come back.
 """
 
-import json
+import contextlib
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import AbstractContextManager
+from itertools import chain, islice
 from typing import Any
 
-from tokenizers import Tokenizer
+from jinja2 import Environment, TemplateSyntaxError
+from tokenizers import AddedToken, Tokenizer
 
-from common.door.template import RefusedError, Turn
+from common.door.renamed import Renamed
+from common.door.template import RefusedError
 
-_MARK, _EDGE = "\ufdd0", "\ufdd1"  # no characters, and never will be
-_OURS = {"role", "content", "name", "tool_calls", "tool_call_id", "id", "type", "function", "arguments"}  # keys
-_REFUSED = "Text that spells this model's control tokens cannot be kept apart from them here."
+_PRIVATE = chain(range(0xE000, 0xF900), range(0xF0000, 0xFFFFE), range(0x100000, 0x10FFFE))
+_TWINS = tuple(map(chr, _PRIVATE))  # characters without a meaning, to stand for others meanwhile
+NOTHING = _TWINS[-1]  # what nobody says
+_STRANGE = "𓂀 ꙮ ᛥ 𒐫"  # no vocabulary has them all
+_WORD = re.compile(r"[A-Za-z_]\w*", re.ASCII)
+_OURS = {"role", "type"}  # fields whose values are our words, which templates look for
+_REFUSED = "The text spells a control token of this model, which cannot read it as text."
+_NEVER = re.compile(r"(?!)")
 
-Tree = dict[str, Any]
+Write = Callable[[Any], str]
+Encode = Callable[[str], list[int]]
+Twins = dict[str, str]
 
 
-class Control:
-    """The control tokens of one tokenizer."""
+class Controls:
+    """The control tokens of a model: those that are marked as special, and those that its turns are made of."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
-        added = tokenizer.get_added_tokens_decoder()
-        self._ids = {token.content: at for at, token in added.items() if token.special and token.content}
-        tree = _tree(self._ids)
-        self._spelled = re.compile(_pattern(tree)) if tree else None
-        self._begins = re.compile(f"(?={_pattern(tree)})") if tree else None
-        self._heads = {word[:at] for word in self._ids for at in range(1, len(word))}
-        self._longest = max(map(len, self._ids), default=0)
-        self._copy: Tokenizer | None = None
+    def __init__(self, tokens: Tokenizer, encode: Encode, template: str, turns: str = "") -> None:
+        """``encode`` reads any text; ``turns``: what the template makes of turns in which nothing is said."""
+        added = tokens.get_added_tokens_decoder().items()
+        found = {at: token for at, token in added if _is_control(tokens, token, turns)}
+        self._ids = {token.content: at for at, token in found.items()}
+        self._tokens, self._encode = tokens, encode
+        # a normaliser may make such a token of other text, and undo one by the text beside it
+        self._is_loose = tokens.normalizer is not None and any(token.normalized for token in found.values())
+        self._unknown = set(tokens.encode(_STRANGE, add_special_tokens=False).ids)  # any text may become these
+        self._pattern = re.compile(_any_of(self._ids)) if found else _NEVER
+        self._first = _first(self._ids, template)
+        self._begins = re.compile(f"[{re.escape(''.join(self._first))}]") if found else _NEVER
+        self._reserved = (template, *self._ids)
+        self._renamed: Renamed | None = None
 
-    def marked(self, turns: list[Turn]) -> list[Turn] | None:
-        """The turns with their marks; None where nothing has to be marked. Raises RefusedError."""
-        if self._begins is None or not any(map(self._is_spelled, _strings(turns))):
-            return None
-        if any(_MARK in text or _EDGE in text for text in _strings(turns)):
+    def read(
+        self,
+        plain: str,
+        said: Any,
+        write: Write,
+        aside: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
+    ) -> list[int]:
+        """The ids of what the client said, which ``write`` wrote as ``plain``. Raises RefusedError.
+
+        ``aside`` holds while the renamed tokenizer is made, which takes far more than a prompt.
+        """
+        text, twins = self._text(plain, said, write)
+        is_plain = text == plain
+        if is_plain and not self._is_loose and self._adds_none(plain, ids := self._encode(plain)):
+            return ids
+        if self._renamed is None:
+            with aside():
+                self._renamed = Renamed(self._tokens, self._ids, self._unknown)
+        if self._renamed.is_true:
+            names = self._renamed.names
+            named = self._pattern.sub(lambda control: names[control[0]], text)
+            return self._renamed.read(_replaced(named, {twin: own for own, twin in twins.items()}))
+        if is_plain and self._adds_none(plain, ids := self._encode(plain)):
+            return ids
+        raise RefusedError(_REFUSED)
+
+    def _text(self, plain: str, said: Any, write: Write) -> tuple[str, Twins]:
+        """What the template writes where every control token is its own, with twins for some characters."""
+        if not any(map(self._begins.search, _strings(said))):
+            return plain, {}
+        twins = self._twins(plain, said)
+        apart = write(self._changed(said, lambda text: _replaced(text, twins)))
+        own = self._pattern.findall(apart)
+        if self._pattern.findall(plain) == own:
+            return plain, {}
+        spelled = write(self._changed(said, lambda text: self._pattern.sub(lambda it: _replaced(it[0], twins), text)))
+        return (spelled if self._pattern.findall(spelled) == own else apart), twins
+
+    def _twins(self, plain: str, said: Any) -> Twins:
+        """For each character at which a control token could begin, one that stands nowhere. Raises RefusedError."""
+        texts = (plain, *_strings(said))
+        twins = _TWINS[: len(self._first)]
+        if any(twin in text for text in (*self._reserved, *texts) for twin in twins):
+            taken = set[str]().union(*self._reserved, *texts)
+            twins = tuple(islice((twin for twin in _TWINS if twin not in taken), len(self._first)))
+        if len(twins) < len(self._first):
             raise RefusedError(_REFUSED)
-        return [
-            {name: part if name == "role" else self._with_marks(part) for name, part in turn.items()} for turn in turns
-        ]
+        return dict(zip(self._first, twins, strict=True))
 
-    def prepare(self) -> None:
-        """Have the copy at hand; making it takes a while. Raises RefusedError."""
-        if self._copy is None:
-            self._copy = _copied(self._tokenizer, self._ids)
+    def _changed(self, said: Any, change: Callable[[str], str]) -> Any:
+        """The same with every string of the client's changed; words of ours stay, or no template would know them."""
+        match said:
+            case str():
+                return change(said)
+            case dict():
+                return {
+                    self._name(name, change): value
+                    if name in _OURS and isinstance(value, str) and self._is_word(value)
+                    else self._changed(value, change)
+                    for name, value in said.items()
+                }
+            case list() | tuple():
+                return [self._changed(value, change) for value in said]
+            case _:
+                return said
 
-    def ids(self, text: str) -> list[int]:
-        """Of what the template wrote with marked turns."""
-        self.prepare()
-        if self._copy is None or self._spelled is None:
-            raise RefusedError(_REFUSED)
-        named = self._spelled.sub(lambda found: _named(found[0]), text).replace(_MARK, "")
-        ids: list[int] = self._copy.encode(named, add_special_tokens=False).ids
-        return ids
+    def _name(self, name: str, change: Callable[[str], str]) -> str:
+        return name if self._is_word(name) else change(name)
 
-    def _is_spelled(self, text: str) -> bool:
-        """Or could be, together with what the template puts behind it."""
-        return (self._begins is not None and self._begins.search(text) is not None) or self._is_head(text)
+    def _is_word(self, text: str) -> bool:
+        return _WORD.fullmatch(text) is not None and not self._pattern.search(text)
 
-    def _is_head(self, text: str) -> bool:
-        return any(text[-size:] in self._heads for size in range(1, min(self._longest, len(text) + 1)))
-
-    def _with_marks(self, part: Any) -> Any:
-        if isinstance(part, str) and self._begins is not None:
-            starts = [found.start() + 1 for found in self._begins.finditer(part)]
-            cuts = zip([0, *starts], [*starts, None], strict=True)
-            return _MARK.join(part[start:end] for start, end in cuts) + _MARK * self._is_head(part)
-        if isinstance(part, dict):
-            pairs = ((name if name in _OURS else self._with_marks(name), inner) for name, inner in part.items())
-            return {name: self._with_marks(inner) for name, inner in pairs}
-        return [self._with_marks(inner) for inner in part] if isinstance(part, list) else part
+    def _adds_none(self, text: str, ids: list[int]) -> bool:
+        """Whether no control token came from elsewhere, say from the vocabulary."""
+        controls = set(self._ids.values()) - self._unknown
+        own = iter([self._ids[control] for control in self._pattern.findall(text)])
+        return all(at in own for at in ids if at in controls)
 
 
-def _strings(part: Any) -> Iterable[str]:
-    if isinstance(part, str):
-        yield part
-    elif isinstance(part, dict):
-        for name, inner in part.items():
-            if name not in _OURS:
+def _is_control(tokens: Tokenizer, token: AddedToken, turns: str) -> bool:
+    if len(token.content) == 1 and tokens.model.token_to_id(token.content) is not None:
+        return False  # the only way to write this character
+    return token.special or (token.content in turns and not token.content.isspace())
+
+
+def _first(controls: Collection[str], template: str) -> list[str]:
+    """At which characters of a client's a control token could begin.
+
+    If the template may have begun one just before it lets the client speak, at any that such a token has.
+    """
+    prefixes = {control[:size] for control in controls for size in range(1, len(control))}
+    longest = max(map(len, controls), default=0)
+    is_begun = any(control in prefixes for control in controls) or any(
+        piece[-size:] in prefixes for piece in _pieces(template) for size in range(1, min(longest, len(piece)) + 1)
+    )
+    if is_begun:
+        return sorted({character for control in controls for character in control.strip() or control})
+    return sorted({(control.strip() or control)[0] for control in controls})
+
+
+def _pieces(template: str) -> Iterator[str]:
+    """What the template says by itself, piece by piece; one that cannot be read is never asked."""
+    try:
+        told = [(kind, text) for _, kind, text in Environment(autoescape=False).lex(template)]  # noqa: S701  no HTML
+    except TemplateSyntaxError:
+        return
+    yield from (text if kind == "data" else text[1:-1] for kind, text in told if kind in {"data", "string"})
+
+
+def _replaced(text: str, twins: Twins) -> str:
+    for own, twin in twins.items():
+        text = text.replace(own, twin)
+    return text
+
+
+def _strings(said: Any) -> Iterator[str]:
+    match said:
+        case str():
+            yield said
+        case dict():
+            for name, value in said.items():
                 yield name
-            if name != "role":
-                yield from _strings(inner)
-    elif isinstance(part, list):
-        for inner in part:
-            yield from _strings(inner)
+                yield from _strings(value)
+        case list() | tuple():
+            for value in said:
+                yield from _strings(value)
 
 
-def _named(word: str) -> str:
-    return f"{_EDGE}{word}{_EDGE}"
-
-
-def _copied(tokenizer: Tokenizer, ids: dict[str, int]) -> Tokenizer:
-    """The same, with other names for its control tokens. Raises RefusedError where that changes more than names."""
-    told = json.loads(tokenizer.to_str())
-    told |= {"post_processor": None, "truncation": None, "padding": None}
-    for token in told["added_tokens"]:
-        if token["content"] in ids:
-            token["content"] = _named(token["content"])
-    model = told["model"]
-    vocabulary = model["vocab"]
-    if isinstance(vocabulary, dict):
-        model["vocab"] = {_named(word) if word in ids else word: at for word, at in vocabulary.items()}
-    else:
-        model["vocab"] = [[_named(word) if word in ids else word, score] for word, score in vocabulary]
-    if model.get("unk_token") in ids:
-        model["unk_token"] = _named(model["unk_token"])
-    copy = Tokenizer.from_str(json.dumps(told))
-    for word, at in ids.items():
-        if len(word) == 1 or copy.encode(_named(word), add_special_tokens=False).ids != [at]:  # no mark fits into one
-            raise RefusedError(_REFUSED)
-    return copy
-
-
-def _tree(words: Iterable[str]) -> Tree:
-    """Words by their characters; the empty one ends a word."""
-    tree: Tree = {}
+def _any_of(words: Iterable[str]) -> str:
+    """A pattern that finds the longest of these words, looking at each character of the text a few times only."""
+    ends: dict[str, Any] = {}
     for word in words:
-        at = tree
-        for letter in word:
-            at = at.setdefault(letter, {})
-        at[""] = {}
-    return tree
+        inner = ends
+        for character in word:
+            inner = inner.setdefault(character, {})
+        inner[""] = {}
+    return _branches(ends)
 
 
-def _pattern(tree: Tree) -> str:
-    """The longest of the words, without going back over a character twice."""
-    branches = [re.escape(letter) + _pattern(inner) for letter, inner in tree.items() if letter]
-    if not branches:
-        return ""
-    whole = branches[0] if len(branches) == 1 else f"(?:{'|'.join(branches)})"
-    return f"(?:{whole})?" if "" in tree else whole
+def _branches(ends: dict[str, Any]) -> str:
+    chain = ""
+    while len(ends) == 1 and "" not in ends:
+        ((character, ends),) = ends.items()
+        chain += re.escape(character)
+    longer = [re.escape(character) + _branches(inner) for character, inner in ends.items() if character]
+    return f"{chain}(?:{'|'.join(longer)}){'?' if '' in ends else ''}" if longer else chain

@@ -47,6 +47,14 @@ class Template:
         except TemplateError as error:
             raise RefusedError(_words(error)) from None
 
+    def turns(self, content: str) -> str:
+        """What stands around a few turns, each of which says this; empty for a template that has no such turns."""
+        said: list[Turn] = [{"role": role, "content": content} for role in ("user", "assistant", "user")]
+        try:
+            return self._written(said, opens=False, goes_on=False) if self._tokenizer.chat_template else ""
+        except TemplateError:
+            return ""
+
     def _written(self, turns: list[Turn], *, opens: bool, goes_on: bool) -> str:
         try:
             text: str = self._tokenizer.apply_chat_template(

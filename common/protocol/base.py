@@ -18,6 +18,7 @@ R = TypeVar("R", bound="Request")
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _MOST_MARKS = 2**18  # outside of strings: bounds how long one body holds up all others of its process
 _NO_MARKS = bytes(set(range(256)) - set(b"{}[],:"))
+_HALVES = (b"\\ud", b"\\uD", b"\xed")  # without these there is no half character
 _UNSUPPORTED = "unsupported_parameter"
 _MOST_NAMED = 64  # characters of a client's own name that an error repeats
 
@@ -81,14 +82,16 @@ def read_object(body: bytes, limits: Limits) -> dict[str, Any]:
         raise InvalidRequestError("The body is empty.")
     _refuse_shape(body, limits.json_depth)
     try:
-        raw = json.loads(body.decode("utf-8-sig"), parse_constant=_no_constant, object_pairs_hook=_unique)
+        raw = json.loads(
+            body.decode("utf-8-sig", "surrogatepass"), parse_constant=_no_constant, object_pairs_hook=_unique
+        )
     except InvalidRequestError:
         raise
     except (ValueError, RecursionError):
         raise InvalidRequestError("The body is not valid JSON.") from None
     if not isinstance(raw, dict):
         raise InvalidRequestError("The body must be a JSON object.")
-    if b"\\ud" in body or b"\\uD" in body:  # UTF-8 itself has no half characters
+    if any(half in body for half in _HALVES):
         _refuse_surrogates(raw)
     return raw
 
@@ -135,7 +138,7 @@ def _refuse_surrogates(value: Any, path: str = "") -> None:
             raise InvalidRequestError("The text holds half a character.", param=path[:_MOST_NAMED] or None) from None
     elif isinstance(value, dict):
         for name, inner in value.items():
-            _refuse_surrogates(name, path)
+            _refuse_surrogates(name, path or name.encode(errors="replace").decode())
             _refuse_surrogates(inner, f"{path}.{name}" if path else name)
     elif isinstance(value, list):
         for at, inner in enumerate(value):
