@@ -63,7 +63,7 @@ class Stack:
 
     def client(self) -> OpenAI:
         """The unchanged SDK; one client for all who ask."""
-        if self._client is None:
+        if self._client is None or self._client.is_closed():
             self._client = OpenAI(base_url=self.url, api_key="EMPTY")
         return self._client
 
