@@ -5,6 +5,7 @@ forward has the engine's weights and kernels; ``generate`` and continuous batchi
 it. docs/performance.md says what each figure means.
 """
 
+import gc
 import random
 import statistics
 import time
@@ -145,6 +146,7 @@ def _medians(variants: dict[str, Callable[[], float]], rounds: int = _ROUNDS) ->
     found: dict[str, list[float]] = {name: [] for name in variants}
     for turn in range(rounds + 1):
         for name, run in variants.items():
+            gc.collect()  # the pools of engines that are gone: to unmap them takes longer than a first token
             value = run()
             if turn:
                 found[name].append(value)
