@@ -2,6 +2,7 @@
 
 import secrets
 import time
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
@@ -139,9 +140,9 @@ class Generation(PlainChat):
         name = self.user if self.user is not None else self.safety_identifier
         return None if name is None else name.partition(":")[0]
 
+    @abstractmethod
     def asks(self) -> tuple["Ask", ...]:
         """What the admission child is to read."""
-        raise NotImplementedError
 
     @property
     def is_stored(self) -> bool:
@@ -149,9 +150,9 @@ class Generation(PlainChat):
         return False
 
     @property
+    @abstractmethod
     def likeliest(self) -> int | None:
         """How many of the likeliest tokens to tell in each place; None: no logprobs."""
-        raise NotImplementedError
 
     def left_out(self) -> tuple[str, ...]:
         """A field that would need samples that nobody sees."""

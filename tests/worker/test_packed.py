@@ -1,6 +1,5 @@
 """Sequences in one row and in blocks: what is said does not depend on pieces, neighbours, or what others had read."""
 
-import random
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,6 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from common.jobs import Delta, Done, Echo, Event, Job, Logprob, Sampling
 from tests.builders import a_job
 from tests.worker import tiny
+from tests.worker.asked import DROPPED, asked, damaged, is_what_generate_says, prompted
 from tests.worker.claims import Notes, a_claim, an_engine, answers, finish, is_failed
 from worker.engine.engine import Engine
 from worker.engine.packed import SIZE, PackedModel
@@ -19,28 +19,7 @@ from worker.engine.rowbatch import UnsupportedModelError
 from worker.engine.sequence import Bounds
 
 _PACKED = [name for name in tiny.CONFIGS if "conv" not in name and "linear" not in name]
-_DROPPED = 300  # a token whose embedding is no number, in a network that was damaged
 OTHER = "f" * 32
-
-
-def _prompt(length: int, seed: int = 0) -> tuple[int, ...]:
-    return tuple(random.Random(seed * 1_000 + length).choices(range(1, 300), k=length))
-
-
-def _job(length: int, most: int, **changes: Any) -> Job:
-    told = {"prompts": (_prompt(length),), "sampling": Sampling(most, 0.0)} | changes
-    return a_job(**told)
-
-
-def _is_what_generate_says(notes: Notes, jobs: Sequence[Job], name: str = "llama") -> bool:
-    """Up to the first near tie; most of it must be compared."""
-    network, compared = tiny.network(name), 0
-    for job in jobs:
-        expected = tiny.generated(network, job.prompts[0], job.sampling.max_tokens)
-        compared += len(expected)
-        if notes.tokens(job)[: len(expected)] != expected:
-            return False
-    return compared > 0.8 * sum(job.sampling.max_tokens for job in jobs)
 
 
 def _slow(engine: Engine, tokens: int) -> None:
@@ -65,7 +44,7 @@ def _all_is_free(model: PackedModel) -> bool:
 
 @pytest.mark.parametrize("name", _PACKED)
 def test_greedy_answers_are_those_of_generate_whoever_comes_and_goes(name: str) -> None:
-    jobs = [_job(length, most) for length, most in ((1, 20), (5, 6), (40, 30), (9, 3), (31, 12), (64, 9), (17, 16))]
+    jobs = [asked(length, most) for length, most in ((1, 20), (5, 6), (40, 30), (9, 3), (31, 12), (64, 9), (17, 16))]
     model = tiny.packed(name, slots=3)
     engine, notes = an_engine(model)
 
@@ -75,14 +54,14 @@ def test_greedy_answers_are_those_of_generate_whoever_comes_and_goes(name: str) 
         engine.step()
     finish(engine)
 
-    assert _is_what_generate_says(notes, jobs, name)
+    assert is_what_generate_says(tiny.network(name), notes, jobs)
     assert _all_is_free(model)
 
 
 @pytest.mark.parametrize("name", _PACKED)
 @pytest.mark.parametrize("tokens", [16, 23])
 def test_a_prompt_in_pieces_is_answered_as_in_one(name: str, tokens: int) -> None:
-    jobs = [_job(length, 10) for length in (100, 3, 61, 16, 17)]
+    jobs = [asked(length, 10) for length in (100, 3, 61, 16, 17)]
     engine, notes = an_engine(tiny.packed(name))
     longest = 0
     for job in jobs:
@@ -93,13 +72,13 @@ def test_a_prompt_in_pieces_is_answered_as_in_one(name: str, tokens: int) -> Non
         engine.step()
         longest = max(longest, int(engine.counters["prefilled_tokens"] - before))
 
-    assert _is_what_generate_says(notes, jobs, name)
+    assert is_what_generate_says(tiny.network(name), notes, jobs)
     assert longest <= tokens
 
 
 @pytest.mark.parametrize("length", [31, 32, 33, 34, 49])
 def test_every_token_of_a_prompt_in_pieces_is_counted_as_read(length: int) -> None:
-    job = _job(length, 3)
+    job = asked(length, 3)
     engine, notes = an_engine(tiny.packed(), job)
     while engine.stalled_s() is not None:
         _slow(engine, 16)
@@ -110,7 +89,7 @@ def test_every_token_of_a_prompt_in_pieces_is_counted_as_read(length: int) -> No
 
 
 def test_those_who_decode_go_on_while_a_long_prompt_is_read() -> None:
-    short, long = _job(4, 40), _job(200, 5)
+    short, long = asked(4, 40), asked(200, 5)
     engine, notes = an_engine(tiny.packed(), short)
     engine.step()
     engine.add(a_claim(long))
@@ -123,7 +102,7 @@ def test_those_who_decode_go_on_while_a_long_prompt_is_read() -> None:
 
 
 def test_a_higher_class_reads_first() -> None:
-    batch, person = _job(100, 3, cls="batch"), _job(99, 3)
+    batch, person = asked(100, 3, cls="batch"), asked(99, 3)
     engine, notes = an_engine(tiny.packed(), batch)
     _slow(engine, 16)
     engine.step()
@@ -137,8 +116,8 @@ def test_a_higher_class_reads_first() -> None:
 
 
 def test_the_same_beginning_is_read_once() -> None:
-    shared, model = _prompt(70), tiny.packed()
-    first, second = (_job(0, 8, prompts=((*shared, *rest),)) for rest in ((7, 8), (9,)))
+    shared, model = prompted(70), tiny.packed()
+    first, second = (asked(0, 8, prompts=((*shared, *rest),)) for rest in ((7, 8), (9,)))
     engine, notes = an_engine(model, first)
     finish(engine)
     read = engine.counters["prefilled_tokens"]
@@ -146,28 +125,28 @@ def test_the_same_beginning_is_read_once() -> None:
     engine.add(a_claim(second))
     finish(engine)
 
-    assert _is_what_generate_says(notes, [first, second])
+    assert is_what_generate_says(tiny.network(), notes, [first, second])
     assert engine.counters["prefilled_tokens"] - read == 71 - 64
     assert (_usage(notes, first), _usage(notes, second)) == ((72, 0), (71, 64))
     assert engine.counters["cached_tokens"] == 64
 
 
 def test_a_conversation_goes_on_behind_its_own_answer() -> None:
-    first = _job(40, 30)
+    first = asked(40, 30)
     engine, notes = an_engine(tiny.packed(), first)
     finish(engine)
     longer = (*first.prompts[0], *notes.tokens(first), 5, 6)
-    second = _job(0, 6, prompts=(longer,))
+    second = asked(0, 6, prompts=(longer,))
 
     engine.add(a_claim(second))
     finish(engine)
 
-    assert _is_what_generate_says(notes, [second])
+    assert is_what_generate_says(tiny.network(), notes, [second])
     assert _usage(notes, second) == (72, 64)
 
 
 def test_what_one_owner_had_read_another_computes_for_himself() -> None:
-    mine = _job(70, 4)
+    mine = asked(70, 4)
     theirs = replace(mine, id=a_job().id, owner=OTHER)
     engine, notes = an_engine(tiny.packed(), mine)
     finish(engine)
@@ -180,7 +159,7 @@ def test_what_one_owner_had_read_another_computes_for_himself() -> None:
 
 
 def test_choices_of_one_prompt_read_it_once_and_say_different_things() -> None:
-    job = _job(100, 8, n=4, sampling=Sampling(8, 1.0), seed=3)
+    job = asked(100, 8, n=4, sampling=Sampling(8, 1.0), seed=3)
     engine, notes = an_engine(tiny.packed(), job)
     finish(engine)
 
@@ -193,7 +172,7 @@ def test_choices_of_one_prompt_read_it_once_and_say_different_things() -> None:
 
 
 def test_too_few_blocks_make_the_newest_wait_and_nobody_says_anything_else() -> None:
-    jobs = [_job(length, 60) for length in (30, 31, 32, 33)]
+    jobs = [asked(length, 60) for length in (30, 31, 32, 33)]
     model = tiny.packed(blocks=13)  # two of them fit to their end
     engine, notes = an_engine(model, *jobs)
     alone = set()
@@ -204,12 +183,12 @@ def test_too_few_blocks_make_the_newest_wait_and_nobody_says_anything_else() -> 
         alone |= {job.id for job in jobs if job.id in running and len(running) <= 2}
 
     assert jobs[0].id in alone
-    assert _is_what_generate_says(notes, jobs)
+    assert is_what_generate_says(tiny.network(), notes, jobs)
     assert _all_is_free(model)
 
 
 def test_who_grows_takes_the_blocks_of_the_newest_of_the_lowest_class() -> None:
-    person, batch = _job(40, 100), _job(40, 100, cls="batch", prompts=(_prompt(40, 1),))
+    person, batch = asked(40, 100), asked(40, 100, cls="batch", prompts=(prompted(40, 1),))
     model = tiny.packed(blocks=12)
     engine, notes = an_engine(model, batch, person)
     parked = False
@@ -219,7 +198,7 @@ def test_who_grows_takes_the_blocks_of_the_newest_of_the_lowest_class() -> None:
         parked |= engine._scheduler[batch.id].parked_at is not None if batch.id in engine._scheduler else False
 
     assert parked
-    assert _is_what_generate_says(notes, [person, batch])
+    assert is_what_generate_says(tiny.network(), notes, [person, batch])
     assert _all_is_free(model)
 
 
@@ -231,9 +210,9 @@ def test_a_pool_that_is_too_small_for_the_context_lowers_it() -> None:
 
 
 def test_draws_do_not_depend_on_mates_or_on_what_was_found_computed() -> None:
-    jobs = [_job(length, 15, seed=length, sampling=Sampling(15, 0.8, 0.9)) for length in (4, 40, 25)]
+    jobs = [asked(length, 15, seed=length, sampling=Sampling(15, 0.8, 0.9)) for length in (4, 40, 25)]
     edits = Sampling(15, 0.9, repetition=1.3, presence=0.5, frequency=0.2, bias=((5, 1.0),))
-    jobs.append(_job(50, 15, seed=5, sampling=edits))
+    jobs.append(asked(50, 15, seed=5, sampling=edits))
     model = tiny.packed()
 
     together = answers(model, *map(a_claim, jobs))
@@ -246,12 +225,12 @@ def test_draws_do_not_depend_on_mates_or_on_what_was_found_computed() -> None:
 
 
 def test_an_answer_cut_anywhere_goes_on_the_same_with_its_scores() -> None:
-    job = _job(20, 24, sampling=Sampling(24, 1.0, logprobs=2), n=2, seed=9, echo=(Echo("x" * 20, tuple(range(20))),))
+    job = asked(20, 24, sampling=Sampling(24, 1.0, logprobs=2), n=2, seed=9, echo=(Echo("x" * 20, tuple(range(20))),))
     whole = answers(tiny.packed(), a_claim(job)).events[job.id]
 
     for cut in range(0, len(whole), 7):
         said = [event for event in whole[:cut] if isinstance(event, Delta)]
-        rest = answers(tiny.packed(), a_claim(_job(9, 5)), a_claim(job, said)).events[job.id]
+        rest = answers(tiny.packed(), a_claim(asked(9, 5)), a_claim(job, said)).events[job.id]
         for choice in (0, 1):
             had, has = (
                 [
@@ -268,29 +247,25 @@ def test_an_answer_cut_anywhere_goes_on_the_same_with_its_scores() -> None:
 
 
 def test_a_prompt_that_gives_no_numbers_fails_alone_and_leaves_nothing_behind() -> None:
-    network = tiny.network()
-    network.get_input_embeddings().weight[_DROPPED] = torch.nan
-    model = tiny.packed(damaged=network, blocks=30)
-    bad = [a_job(prompts=((*_prompt(20, at), _DROPPED, 3),), sampling=Sampling(9, 0.0)) for at in range(3)]
-    mates = [_job(5, 12), _job(30, 12)]
+    model = tiny.packed(damaged=damaged(), blocks=30)
+    bad = [a_job(prompts=((*prompted(20, at), DROPPED, 3),), sampling=Sampling(9, 0.0)) for at in range(3)]
+    mates = [asked(5, 12), asked(30, 12)]
     engine, notes = an_engine(model, mates[0], *bad, mates[1])
     finish(engine)
-    later = [_job(length, 12) for length in (90, 91, 92, 93)]  # in all the blocks there are
+    later = [asked(length, 12) for length in (90, 91, 92, 93)]  # in all the blocks there are
 
     for job in later:
         engine.add(a_claim(job))
     finish(engine)
 
     assert all(is_failed(notes, job) for job in bad)
-    assert _is_what_generate_says(notes, [*mates, *later])
+    assert is_what_generate_says(tiny.network(), notes, [*mates, *later])
     assert all(bool(store.keys.isfinite().all() and store.values.isfinite().all()) for store in model._stores.values())
 
 
 def test_what_was_read_with_a_broken_prompt_is_not_found_by_the_next() -> None:
-    network = tiny.network()
-    network.get_input_embeddings().weight[_DROPPED] = torch.nan
-    bad = a_job(prompts=((*_prompt(20), _DROPPED, *_prompt(20)),), sampling=Sampling(9, 0.0))
-    model = tiny.packed(damaged=network)
+    bad = a_job(prompts=((*prompted(20), DROPPED, *prompted(20)),), sampling=Sampling(9, 0.0))
+    model = tiny.packed(damaged=damaged())
 
     answers(model, a_claim(bad))
 
@@ -299,21 +274,21 @@ def test_what_was_read_with_a_broken_prompt_is_not_found_by_the_next() -> None:
 
 
 def test_a_parked_answer_comes_back_the_same_and_behind_its_own_blocks() -> None:
-    jobs = [_job(length, 20, cls="batch") for length in (25, 30, 42)]
+    jobs = [asked(length, 20, cls="batch") for length in (25, 30, 42)]
     engine, notes = an_engine(tiny.packed(slots=3), *jobs)
     for slots in (1, 2, 3):
         for _ in range(4):
             engine.step()
-        engine.add(a_claim(_job(4, 2, cls="normal", n=slots)))
+        engine.add(a_claim(asked(4, 2, cls="normal", n=slots)))
     finish(engine)
 
     assert engine.counters["parked"] == 6
-    assert _is_what_generate_says(notes, jobs)
+    assert is_what_generate_says(tiny.network(), notes, jobs)
     assert engine.counters["prefilled_tokens"] < 25 + 30 + 42 + 3 * 4 + 6 * 20 + 60
 
 
 def test_an_answer_may_fill_the_context() -> None:
-    job = _job(tiny.CONTEXT - 80, 1_000)
+    job = asked(tiny.CONTEXT - 80, 1_000)
 
     notes = answers(tiny.packed(slots=2), a_claim(job))
 

@@ -1,4 +1,3 @@
-import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -7,50 +6,24 @@ import torch
 from transformers import LlamaConfig, MambaConfig
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
-from common.jobs import Delta, Done, Job, Sampling
+from common.jobs import Delta, Done, Sampling
 from tests.builders import a_job
 from tests.worker import tiny
-from tests.worker.claims import Notes, a_claim, an_engine, answers, finish, is_failed, keys, read
+from tests.worker.asked import DROPPED, asked, damaged, is_what_generate_says, prompted
+from tests.worker.claims import a_claim, an_engine, answers, finish, is_failed, keys, read
 from worker.engine.model import Drawn, Feed
 from worker.engine.rowbatch import RowModel, UnsupportedModelError
 from worker.engine.sequence import Bounds, Draw
 
 _NAMES = list(tiny.CONFIGS)
 _LLAMA = tiny.network()
-_DROPPED = 300  # a token whose embedding is no number, in a network that was damaged
 _GREEDY = Draw(0)
-
-
-def _prompt(length: int, seed: int = 0) -> tuple[int, ...]:
-    return tuple(random.Random(seed * 1_000 + length).choices(range(1, 300), k=length))
-
-
-def _job(length: int, most: int, **changes: Any) -> Job:
-    sampling = changes.pop("sampling", Sampling(most, 0.0))
-    return a_job(prompts=(_prompt(length),), sampling=sampling, **changes)
-
-
-def _damaged() -> Any:
-    network = tiny.network()
-    network.get_input_embeddings().weight[_DROPPED] = torch.nan
-    return network
-
-
-def _is_what_generate_says(network: Any, notes: Notes, jobs: Sequence[Job]) -> bool:
-    """Up to the first near tie; most of it must be compared."""
-    compared = 0
-    for job in jobs:
-        expected = tiny.generated(network, job.prompts[0], job.sampling.max_tokens)
-        compared += len(expected)
-        if notes.tokens(job)[: len(expected)] != expected:
-            return False
-    return compared > 0.8 * sum(job.sampling.max_tokens for job in jobs)
 
 
 @pytest.mark.parametrize("name", _NAMES)
 def test_greedy_answers_are_those_of_generate_whoever_comes_and_goes(name: str) -> None:
     network = tiny.network(name)
-    jobs = [_job(length, most) for length, most in ((1, 20), (5, 6), (40, 30), (9, 3), (31, 12), (64, 9), (17, 16))]
+    jobs = [asked(length, most) for length, most in ((1, 20), (5, 6), (40, 30), (9, 3), (31, 12), (64, 9), (17, 16))]
     engine, notes = an_engine(tiny.rows(network, slots=3))
 
     for job in jobs:
@@ -59,25 +32,25 @@ def test_greedy_answers_are_those_of_generate_whoever_comes_and_goes(name: str) 
         engine.step()
     finish(engine)
 
-    assert _is_what_generate_says(network, notes, jobs)
+    assert is_what_generate_says(network, notes, jobs)
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma3, sliding and full"])
 def test_plain_attention_says_the_same(name: str) -> None:
     network = tiny.with_eager_attention(name)
-    jobs = [_job(length, 8) for length in (3, 20, 40)]
+    jobs = [asked(length, 8) for length in (3, 20, 40)]
     model = tiny.rows(network, slots=2)
     model.test()
 
     notes = answers(model, *map(a_claim, jobs))
 
-    assert _is_what_generate_says(network, notes, jobs)
+    assert is_what_generate_says(network, notes, jobs)
 
 
 @pytest.mark.parametrize("name", ["llama", "mistral, all layers sliding"])
 def test_an_answer_may_fill_the_context(name: str) -> None:
     network = tiny.network(name)
-    long, short = _job(tiny.CONTEXT - 80, 1_000), _job(10, 60)
+    long, short = asked(tiny.CONTEXT - 80, 1_000), asked(10, 60)
 
     notes = answers(tiny.rows(network, slots=2), a_claim(long), a_claim(short))
 
@@ -88,7 +61,7 @@ def test_an_answer_may_fill_the_context(name: str) -> None:
 
 
 def test_an_end_token_ends_the_answer() -> None:
-    job = _job(7, 30)
+    job = asked(7, 30)
     plain = tiny.generated(_LLAMA, job.prompts[0], 30)
     end = plain[10]
 
@@ -100,19 +73,19 @@ def test_an_end_token_ends_the_answer() -> None:
 
 
 def test_draws_do_not_depend_on_mates() -> None:
-    jobs = [_job(length, 15, seed=length, sampling=Sampling(15, 0.8, 0.9)) for length in (4, 11, 25)]
-    greedy = _job(6, 15)
+    jobs = [asked(length, 15, seed=length, sampling=Sampling(15, 0.8, 0.9)) for length in (4, 11, 25)]
+    greedy = asked(6, 15)
 
     together = answers(tiny.rows(_LLAMA), *map(a_claim, [*jobs, greedy]))
     alone = [answers(tiny.rows(_LLAMA), a_claim(job)) for job in jobs]
 
     assert [together.tokens(job) for job in jobs] == [notes.tokens(job) for job, notes in zip(jobs, alone, strict=True)]
-    assert _is_what_generate_says(_LLAMA, together, [greedy])
+    assert is_what_generate_says(_LLAMA, together, [greedy])
 
 
 def test_choices_of_one_prompt_differ_and_another_seed_says_something_else() -> None:
-    job = _job(8, 12, n=3, seed=5, sampling=Sampling(12, 1.0))
-    other = _job(8, 12, seed=6, sampling=Sampling(12, 1.0))
+    job = asked(8, 12, n=3, seed=5, sampling=Sampling(12, 1.0))
+    other = asked(8, 12, seed=6, sampling=Sampling(12, 1.0))
 
     notes = answers(tiny.rows(_LLAMA), a_claim(job), a_claim(other))
 
@@ -123,7 +96,7 @@ def test_choices_of_one_prompt_differ_and_another_seed_says_something_else() -> 
 @pytest.mark.parametrize("sampling", [Sampling(24, 0.0), Sampling(24, 1.0, stop=("e", "7K", "\x00"))], ids=str)
 def test_an_answer_of_bytes_cut_anywhere_goes_on_the_same(sampling: Sampling) -> None:
     bytes_of = RowModel(_LLAMA, tiny.Spoken(lambda tokens: read([token % 256 for token in tokens])), Bounds(320, ()), 4)
-    job, mate = _job(6, 0, n=2, seed=9, sampling=sampling), _job(13, 20)
+    job, mate = asked(6, 0, n=2, seed=9, sampling=sampling), asked(13, 20)
     whole = answers(bytes_of, a_claim(job)).events[job.id]
 
     for cut in range(0, len(whole), 3):
@@ -141,35 +114,35 @@ def _told(events: Sequence[object], choice: int) -> tuple[str, list[int], list[o
 
 
 def test_a_parked_answer_comes_back_the_same() -> None:
-    jobs = [_job(length, 20, cls="batch") for length in (5, 30, 12)]
+    jobs = [asked(length, 20, cls="batch") for length in (5, 30, 12)]
     engine, notes = an_engine(tiny.rows(_LLAMA, slots=3), *jobs)
 
     for slots in (1, 2, 3):
         for _ in range(4):
             engine.step()
-        engine.add(a_claim(_job(4, 2, cls="normal", n=slots)))
+        engine.add(a_claim(asked(4, 2, cls="normal", n=slots)))
     finish(engine)
 
     assert engine.counters["parked"] == 6
-    assert _is_what_generate_says(_LLAMA, notes, jobs)
+    assert is_what_generate_says(_LLAMA, notes, jobs)
 
 
 def test_a_prompt_that_gives_no_numbers_fails_alone() -> None:
-    network = _damaged()
-    bad = a_job(prompts=((1, _DROPPED, 3),), sampling=Sampling(9, 0.0))
-    mates = [_job(5, 12), _job(11, 12)]
+    network = damaged()
+    bad = a_job(prompts=((1, DROPPED, 3),), sampling=Sampling(9, 0.0))
+    mates = [asked(5, 12), asked(11, 12)]
     engine, notes = an_engine(tiny.rows(network, slots=3), mates[0], bad, mates[1])
 
     finish(engine)
 
     assert is_failed(notes, bad)
     assert notes.tokens(bad) == []
-    assert _is_what_generate_says(network, notes, mates)
+    assert is_what_generate_says(network, notes, mates)
 
 
 def test_an_unknown_token_fails_alone() -> None:
     bad = a_job(prompts=((1, tiny.VOCABULARY, 3),), sampling=Sampling(9, 0.0))
-    mates = [_job(5, 12), _job(11, 12)]
+    mates = [asked(5, 12), asked(11, 12)]
     engine, notes = an_engine(tiny.rows(_LLAMA, slots=3), mates[0])
     engine.step()
 
@@ -178,7 +151,7 @@ def test_an_unknown_token_fails_alone() -> None:
     finish(engine)
 
     assert is_failed(notes, bad)
-    assert _is_what_generate_says(_LLAMA, notes, mates)
+    assert is_what_generate_says(_LLAMA, notes, mates)
 
 
 class _Breaking(RowModel):
@@ -195,7 +168,7 @@ class _Breaking(RowModel):
 
 @pytest.mark.parametrize("at", [0, 1, 2, 3, 4])
 def test_rows_that_were_tried_in_parts_keep_their_places(at: int) -> None:
-    jobs = [_job(length, 12, seed=length) for length in (4, 5, 6, 7, 8)]
+    jobs = [asked(length, 12, seed=length) for length in (4, 5, 6, 7, 8)]
     model = _Breaking(_LLAMA, tiny.LETTERS, Bounds(tiny.CONTEXT, ()), 5)
     model.bad_key = keys(jobs[at])[0]
     engine, notes = an_engine(model, *jobs)
@@ -205,7 +178,7 @@ def test_rows_that_were_tried_in_parts_keep_their_places(at: int) -> None:
     mates = [job for job in jobs if job != jobs[at]]
     assert is_failed(notes, jobs[at])
     assert all(isinstance(notes.events[job.id][-1], Done) for job in mates)
-    assert _is_what_generate_says(_LLAMA, notes, mates)
+    assert is_what_generate_says(_LLAMA, notes, mates)
 
 
 class _BreakingInside(RowModel):
@@ -223,7 +196,7 @@ class _BreakingInside(RowModel):
 @pytest.mark.parametrize("name", ["lfm2, convolutions", "qwen3_next, linear attention"])
 def test_a_state_moves_once_however_often_a_step_is_done(name: str) -> None:
     network = tiny.network(name)
-    jobs = [_job(length, 12, seed=length) for length in (4, 5, 6, 7, 8)]
+    jobs = [asked(length, 12, seed=length) for length in (4, 5, 6, 7, 8)]
     model = _BreakingInside(network, tiny.LETTERS, Bounds(tiny.CONTEXT, ()), 5)
     model.bad_key = keys(jobs[2])[0]
     engine, notes = an_engine(model, *jobs)
@@ -232,7 +205,7 @@ def test_a_state_moves_once_however_often_a_step_is_done(name: str) -> None:
 
     mates = [job for job in jobs if job != jobs[2]]
     assert is_failed(notes, jobs[2])
-    assert _is_what_generate_says(network, notes, mates)
+    assert is_what_generate_says(network, notes, mates)
 
 
 def _step(model: RowModel, *feeds: tuple[int, Sequence[int], int]) -> Mapping[int, int | None]:
@@ -241,12 +214,12 @@ def _step(model: RowModel, *feeds: tuple[int, Sequence[int], int]) -> Mapping[in
 
 
 def test_a_row_that_broke_while_it_decoded_disturbs_no_mate() -> None:
-    network = _damaged()
+    network = damaged()
     model, plain = tiny.rows(network), tiny.rows(network)
     for rows in (model, plain):
-        _step(rows, (0, _prompt(5), 0), (1, _prompt(9), 0), (2, _prompt(3), 0))
+        _step(rows, (0, prompted(5), 0), (1, prompted(9), 0), (2, prompted(3), 0))
 
-    tokens = _step(model, (0, [7], 5), (1, [_DROPPED], 9), (2, [7], 3))
+    tokens = _step(model, (0, [7], 5), (1, [DROPPED], 9), (2, [7], 3))
 
     whole = _step(plain, (0, [7], 5), (1, [7], 9), (2, [7], 3))
     assert tokens == {**whole, 1: None}
@@ -255,18 +228,18 @@ def test_a_row_that_broke_while_it_decoded_disturbs_no_mate() -> None:
 @pytest.mark.parametrize("freed", [(0, 1, 2), (2, 1, 0), (1, 0, 2), (0, 2, 1)])
 @pytest.mark.parametrize("broken", [0, 1, 2])
 def test_nothing_that_is_no_number_is_left_for_the_next_in_a_row(freed: Sequence[int], broken: int) -> None:
-    network = _damaged()
+    network = damaged()
     model = tiny.rows(network)
     for slot in range(3):
-        _step(model, (slot, (*_prompt(20 + slot), *[_DROPPED] * (slot == broken)), 0))
+        _step(model, (slot, (*prompted(20 + slot), *[DROPPED] * (slot == broken)), 0))
     for slot in freed:
         model.free(slot)
 
-    first = _step(model, *((slot, _prompt(4 + slot), 0) for slot in range(3)))
+    first = _step(model, *((slot, prompted(4 + slot), 0) for slot in range(3)))
     second = _step(model, *((slot, [first[slot] or 0], 4 + slot) for slot in range(3)))
 
     said = [[first[slot], second[slot]] for slot in range(3)]
-    assert said == [tiny.generated(network, _prompt(4 + slot), 2) for slot in range(3)]
+    assert said == [tiny.generated(network, prompted(4 + slot), 2) for slot in range(3)]
 
 
 def test_a_slot_that_was_never_used_is_free_already() -> None:
@@ -274,7 +247,7 @@ def test_a_slot_that_was_never_used_is_free_already() -> None:
 
     model.free(3)
 
-    assert _step(model, (3, _prompt(5), 0)) == {3: tiny.generated(_LLAMA, _prompt(5), 1)[0]}
+    assert _step(model, (3, prompted(5), 0)) == {3: tiny.generated(_LLAMA, prompted(5), 1)[0]}
 
 
 @pytest.mark.parametrize("name", _NAMES)

@@ -17,7 +17,7 @@ from worker.engine.attention import Group, Piece, Step, Store
 from worker.engine.blocks import Blocks
 from worker.engine.edits import Editor
 from worker.engine.model import Drawn, Feed
-from worker.engine.rowbatch import UnsupportedModelError, refuse_difference
+from worker.engine.rowbatch import UNFIT, UnsupportedModelError, refuse_difference
 from worker.engine.sampler import Sampler
 from worker.engine.scores import scored
 from worker.engine.sequence import Bounds, Draw
@@ -28,8 +28,6 @@ _SPREAD = 2  # feeds of one token whose lengths differ by more are read apart
 _KEPT = 2  # times what those who run can use at most: the rest is kept for those who read the same
 _LAYERS = {"full_attention", "sliding_attention"}
 _ASKED = {"position_ids", "logits_to_keep"}  # what a forward must take
-# Whatever an unsuitable forward raises becomes one sentence.
-_UNFIT = (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError)
 
 
 class PackedModel:
@@ -103,7 +101,7 @@ class PackedModel:
             for step in steps:
                 self._read(step)
             told = self._read((feed(0, long, 8, 9), feed(1, short, 5, 6)))
-        except _UNFIT as error:
+        except UNFIT as error:
             raise UnsupportedModelError(f"its forward does not work packed ({error})") from error
         refuse_difference(torch.cat([told[0][-1:], told[1][-1:]]).float(), torch.stack(plain), self._model)
 

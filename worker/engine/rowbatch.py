@@ -28,6 +28,10 @@ LAYER_TYPES = ("full_attention", "sliding_attention")
 STATE_TYPES = ("conv", "linear_attention")  # a state of fixed size instead of keys and values
 
 
+# Whatever an unsuitable forward raises becomes one sentence.
+UNFIT = (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError)
+
+
 class UnsupportedModelError(Exception):
     """A sentence: why this model cannot run as rows."""
 
@@ -114,7 +118,7 @@ class RowModel:
             ours = self._decode([Feed(feed.slot, [7], len(feed.tokens), feed.draw) for feed in feeds]).float()
             ids = [torch.tensor([[*feed.tokens, 7]], device=self._device) for feed in feeds]
             plain = torch.cat([self._model(input_ids=one, use_cache=False).logits[:, -1] for one in ids]).float()
-        except (AttributeError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        except UNFIT as error:
             raise UnsupportedModelError(f"its forward does not work with rows ({error})") from error
         finally:
             for feed in feeds:

@@ -149,7 +149,7 @@ def _lay_out(network: Any) -> None:
     """The linear layers, for this processor; they stay as they are where that changes what the network gives."""
     import torch
 
-    from worker.engine.rowbatch import UnsupportedModelError, refuse_difference
+    from worker.engine.rowbatch import UNFIT, UnsupportedModelError, refuse_difference
     from worker.models.linears import alike, pack, unpack
 
     if getattr(network, "is_quantized", False):
@@ -162,14 +162,14 @@ def _lay_out(network: Any) -> None:
 
     try:
         before = read()
-    except (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError):
+    except UNFIT:
         return  # the test of its path will say why
     count = pack(network, alike(network, read))
     if not count:
         return
     try:
         refuse_difference(read(), before, network)
-    except (AttributeError, RuntimeError, TypeError, UnsupportedModelError, ValueError) as error:  # of any forward
+    except (*UNFIT, UnsupportedModelError) as error:
         unpack(network)
         log.warning("its linear layers stay as they are, and slower than they could be", reason=_shortened(error))
     else:
