@@ -202,6 +202,23 @@ def test_who_grows_takes_the_blocks_of_the_newest_of_the_lowest_class() -> None:
     assert _all_is_free(model)
 
 
+def test_a_person_does_not_wait_for_the_blocks_of_a_batch() -> None:
+    batch = [asked(40, 120, cls="batch", prompts=(prompted(40, at),)) for at in range(2)]
+    person = asked(100, 20)
+    model = tiny.packed(blocks=16)
+    engine, notes = an_engine(model, *batch)
+    for _ in range(60):
+        engine.step()
+
+    engine.add(a_claim(person))
+    engine.step()
+
+    assert notes.tokens(person) != []
+    finish(engine)
+    assert is_what_generate_says(tiny.network(), notes, [person, *batch])
+    assert _all_is_free(model)
+
+
 def test_a_pool_that_is_too_small_for_the_context_lowers_it() -> None:
     model = tiny.packed(blocks=5)
 

@@ -33,7 +33,7 @@ class _Desk:
         for one in self.scheduler.running:
             one.has_read(one.left)
         self.scheduler.vacated()
-        return self._names(self.scheduler.admit(tokens))
+        return self._names(self.scheduler.admit(tokens, 0.0))
 
     @property
     def running(self) -> list[str]:
@@ -90,10 +90,10 @@ def test_a_slot_that_was_given_up_is_free_only_when_the_model_knows() -> None:
     desk.admit()
     desk.remove("a")
 
-    assert desk.scheduler.admit(_MUCH) == []
+    assert desk.scheduler.admit(_MUCH, 0.0) == []
     assert desk.scheduler.vacated() == [0]
     assert desk.scheduler.vacated() == []
-    assert len(desk.scheduler.admit(_MUCH)) == 1
+    assert len(desk.scheduler.admit(_MUCH, 0.0)) == 1
 
 
 def test_only_so_many_prompt_tokens_are_read_in_a_step_but_one_prompt_always() -> None:

@@ -165,7 +165,7 @@ class Engine:
         """Who reads what in this step; the slots that were given up are free from here on."""
         for slot in self._scheduler.vacated():
             self._model.free(slot)
-        for sequence in self._scheduler.admit(self._pace.prefill_tokens):
+        for sequence in self._scheduler.admit(self._pace.prefill_tokens, now):
             self.counters["cached_tokens"] += sequence.read
             self._begin(sequence, now)
         feeds: Feeds = {}

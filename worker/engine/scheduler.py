@@ -81,11 +81,12 @@ class Scheduler:
         self._free += left
         return left
 
-    def admit(self, tokens: int) -> list[Sequence]:
+    def admit(self, tokens: int, now: float) -> list[Sequence]:
         """Give free slots to those whose turn it is, at least one, until about so many tokens are to be read.
 
         A suspect enters alone: if the step kills this process, everybody knows who did it. Nobody enters for whom there
-        are not blocks enough, and nobody behind them; choices of a prompt that is being read wait for its blocks.
+        are not blocks enough, even when lower classes give theirs, and nobody behind them; choices of a prompt that is
+        being read wait for its blocks.
         """
         admitted: list[Sequence] = []
         for work in self._queue() if self._free else ():
@@ -96,7 +97,7 @@ class Scheduler:
                     return admitted
                 if self._is_read_by_a_mate(work, sequence):
                     continue
-                if not self._enter(work, sequence):
+                if not self._let_in(work, sequence, now):
                     return admitted
                 admitted.append(sequence)
                 if work.is_suspect or not self._free:
@@ -135,11 +136,7 @@ class Scheduler:
     def park(self, slots: int, below: Class, now: float) -> int:
         """Take the newest whole jobs of classes under ``below`` out until a job of that class finds so many slots."""
         parked = 0
-        while self._free_for(below) < slots:
-            lower = [work for work in self._works_running() if _RANK[work.cls] > _RANK[below]]
-            if not lower:
-                break
-            self._park(max(lower, key=_turn), now)
+        while self._free_for(below) < slots and self._park_one(below, now):
             parked += 1
         return parked
 
@@ -174,6 +171,13 @@ class Scheduler:
         first = (one for one in self._running if one.is_reading and _turn(self._works[one.job_id]) <= turn)
         return sum(sequence.left for sequence in first)
 
+    def _park_one(self, below: Class, now: float) -> bool:
+        """The newest job of the lowest class, if that is a lower one."""
+        lower = [work for work in self._works_running() if _RANK[work.cls] > _RANK[below]]
+        if lower:
+            self._park(max(lower, key=_turn), now)
+        return bool(lower)
+
     def _works_running(self) -> list[Work]:
         return list({sequence.job_id: self._works[sequence.job_id] for sequence in self._running}.values())
 
@@ -181,6 +185,13 @@ class Scheduler:
         if self._blocks is None or len(sequence.prompt) <= self._blocks.size:
             return False
         return any(mate.prompt is sequence.prompt and mate.read < len(mate.prompt) for mate in work.running())
+
+    def _let_in(self, work: Work, sequence: Sequence, now: float) -> bool:
+        """Lower classes give way for its blocks."""
+        while not self._enter(work, sequence):
+            if not self._park_one(work.cls, now):
+                return False
+        return True
 
     def _enter(self, work: Work, sequence: Sequence) -> bool:
         """Into a slot, behind the blocks that hold its beginning already; False when there are too few."""
