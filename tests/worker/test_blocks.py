@@ -84,18 +84,6 @@ def test_what_is_not_sound_is_never_found_again() -> None:
     assert (blocks.available, blocks.kept) == (2, 0)
 
 
-def test_all_that_is_only_kept_can_be_dropped() -> None:
-    blocks = Blocks(3, 4)
-    kept, used = blocks.take(1), blocks.take(1)
-    for block, name in zip(kept + used, names(range(8), 4, OWNER), strict=True):
-        blocks.name(block, name)
-    blocks.release(kept)
-
-    assert blocks.drop_kept() == 1
-    assert (blocks.available, blocks.kept) == (2, 0)
-    assert blocks.find(names(range(8), 4, OWNER)) == []
-
-
 @pytest.mark.parametrize("seed", range(5))
 def test_no_block_is_lost_or_given_out_twice_whatever_happens(seed: int) -> None:
     drawn, blocks = random.Random(seed), Blocks(12, 4)

@@ -105,7 +105,7 @@ class Step:
     at: Tensor  # [T], where each token's keys and values go
     groups: Sequence[Group]
     pieces: Sequence[Piece]
-    size: int = 16  # tokens of a block
+    size: int  # tokens of a block
 
 
 class _Current:

@@ -99,13 +99,6 @@ class Blocks:
             else:
                 self._free.append(block)
 
-    def drop_kept(self) -> int:
-        """Free all that are only kept; how many there were."""
-        count = len(self._kept)
-        while self._kept:
-            self._forget(next(iter(self._kept)))
-        return count
-
     def _forget(self, block: int) -> None:
         del self._kept[block]
         self._unname(block)

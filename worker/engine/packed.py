@@ -129,7 +129,7 @@ class PackedModel:
         wanted = [_wanted(feed) for feed in order]
         keep = [at for end, count in zip(starts[1:], wanted, strict=True) for at in range(end - count, end)]
         row = torch.tensor([ids, positions, places], device=self._device)  # one transfer for all
-        attention.begin(Step(self._stores, row[2], groups, pieces))
+        attention.begin(Step(self._stores, row[2], groups, pieces, SIZE))
         try:
             output = self._model(
                 input_ids=row[:1],
