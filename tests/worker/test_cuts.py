@@ -137,7 +137,7 @@ def test_the_short_way_finds_what_the_long_one_finds_or_says_so(kind: str) -> No
     asked = cuts.Asked(one.long(), one, one.long() * _V, one.double() * 0, share)
     rows = cuts.Rows(logits, high, best, uniform, asked)
 
-    quick = cuts.short(rows, is_whole=True)
+    quick = cuts.short(rows, rows.total())
     thorough = cuts.long(rows, cuts.Needs(min_p=False, top_k=False, top_p=True))
 
     assert ((quick == thorough) | (quick == cuts.UNKNOWN)).all()

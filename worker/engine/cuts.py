@@ -16,7 +16,7 @@ UNKNOWN = -2  # no token: the few may not be all that are kept
 _PEAK = 32  # tokens that share a peak
 _BLOCK = 128  # tokens summed together before the draw looks closer
 _BINS = 2048
-_FAR = 60.0  # e ** -60: whatever lies lower has no weight beside the best
+_FAR = 87.0  # 2 ** -87: whatever lies lower has no weight beside the best
 _FLAT = 1e-30  # less than any gap between logits that could matter
 _SAMPLE = 512  # tokens looked at for a guess
 
@@ -36,7 +36,7 @@ class Asked:
     """What rows ask for, a column [r, 1] each."""
 
     keys: Tensor
-    sharpness: Tensor  # one over the temperature
+    sharpness: Tensor  # one over the temperature, for powers of two
     top_k: Tensor  # the vocabulary's width where it is off
     min_p: Tensor
     top_p: Tensor
@@ -62,12 +62,16 @@ class Rows:
 
     def weights(self) -> Tensor:
         """Beside the best, whose weight is one; [r, V]."""
-        return (self.logits - self.best).mul_(self.asked.sharpness).exp_()
+        return (self.logits - self.best).mul_(self.asked.sharpness).exp2_()
+
+    def total(self) -> Tensor:
+        """Their sum, [r, 1]."""
+        return _sums(self.weights())[:, -1:]
 
     def seem_long(self) -> Tensor:
         """Whether more than a few tokens make up top_p, [r, 1]; a guess that decides about nothing but the way."""
-        some = self.logits[:, :: max(1, self.logits.shape[1] // _SAMPLE)]
-        mean = (some - self.best).mul_(self.asked.sharpness).exp_().mean(dim=1, keepdim=True)
+        some = _sample(self.logits)
+        mean = (some - self.best).mul_(self.asked.sharpness).exp2_().mean(dim=1, keepdim=True)
         return self.asked.top_p * mean * self.logits.shape[1] > FEW  # the best weighs one, the others less
 
 
@@ -89,33 +93,29 @@ def best(logits: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
 
 def drawn(weight: Tensor, uniform: Tensor) -> Tensor:
     """One of each row's columns [r, 1], drawn by weight [r, V]; sums of blocks first, then inside one block."""
-    rows, columns = weight.shape
-    blocks = -(-columns // _BLOCK)
-    if columns % _BLOCK:
-        weight = torch.nn.functional.pad(weight, (0, blocks * _BLOCK - columns))
-    padded = weight.view(rows, blocks, _BLOCK)
-    sums = padded.sum(dim=2, dtype=torch.float64).cumsum(dim=1)  # [r, blocks]
+    sums = _sums(weight)
     target = _below(uniform * sums[:, -1:], sums[:, -1:])
     block = (sums <= target).sum(dim=1, keepdim=True)  # [r, 1]
-    inside = padded.gather(1, block[:, :, None].expand(rows, 1, _BLOCK))[:, 0].double().cumsum(dim=1)  # [r, _BLOCK]
+    place = block * _BLOCK + torch.arange(_BLOCK, device=weight.device)  # [r, _BLOCK]
+    last = weight.shape[1] - 1
+    inside = weight.gather(1, place.clamp(max=last)).mul_(place <= last).double().cumsum(dim=1)
     within = (inside <= _below(target - _before(sums, block), inside[:, -1:])).sum(dim=1, keepdim=True)
     return block * _BLOCK + within
 
 
-def short(rows: Rows, *, is_whole: bool) -> Tensor:
+def short(rows: Rows, whole: Tensor) -> Tensor:
     """A token of each row [r, 1] after the cuts; UNKNOWN where the few likeliest may not be all that are kept.
 
-    ``is_whole``: the rows have neither top_k nor min_p, top_p is a share of the whole vocabulary.
+    ``whole`` [r, 1]: the total of rows with top_p alone, which is a share of the whole vocabulary; zero for others.
     """
     values, ids = _likeliest(rows.logits, rows.peaks)  # [r, FEW], falling
     asked = rows.asked
-    weight = ((values - values[:, :1]) * asked.sharpness).double().exp()
+    weight = ((values - values[:, :1]) * asked.sharpness).double().exp2()
     last = (asked.top_k - 1).clamp(max=values.shape[1] - 1)
     kept = (values >= values.gather(1, last)) & (weight >= asked.min_p)  # both are a run from the left
     weight = weight * kept
     sums = weight.cumsum(dim=1)
-    total = rows.weights().sum(dim=1, keepdim=True, dtype=torch.float64) if is_whole else sums[:, -1:]
-    nucleus = (sums - weight < asked.top_p * total) & kept
+    nucleus = (sums - weight < asked.top_p * whole.maximum(sums[:, -1:])) & kept
     nucleus[:, 0] = True
     least = values.masked_fill(~nucleus, torch.inf).amin(dim=1, keepdim=True)
     nucleus = (values >= least) & kept
@@ -125,7 +125,7 @@ def short(rows: Rows, *, is_whole: bool) -> Tensor:
     tokens = in_order.gather(1, chosen.clamp(max=values.shape[1] - 1))
     if values.shape[1] == rows.logits.shape[1]:
         return tokens
-    return tokens.masked_fill((nucleus if is_whole else kept)[:, -1:], UNKNOWN)
+    return tokens.masked_fill(torch.where(whole > 0, nucleus, kept)[:, -1:], UNKNOWN)
 
 
 def long(rows: Rows, needs: Needs) -> Tensor:
@@ -137,13 +137,33 @@ def long(rows: Rows, needs: Needs) -> Tensor:
     if needs.top_k:
         one = torch.ones((), dtype=torch.float64, device=logits.device).expand_as(logits)
         least = _least(logits, bins, one, asked.top_k.double())
+        _keep(weight, logits, least.minimum(rows.best))
     if needs.min_p:
-        weight.mul_(weight >= asked.min_p.float())
+        _keep(weight, weight, asked.min_p.float())
     if needs.top_p:
-        mass = (weight * (logits >= least) if needs.top_k else weight).double()
-        share = asked.top_p * mass.sum(dim=1, keepdim=True)
-        least = least.maximum(_least(logits, bins, mass, share))
-    return drawn(weight.mul_(logits >= least.minimum(rows.best)), rows.uniform)
+        share = asked.top_p * _sums(weight)[:, -1:]
+        least = least.maximum(_least(logits, bins, weight.double(), share))
+        _keep(weight, logits, least.minimum(rows.best))
+    return drawn(weight, rows.uniform)
+
+
+def _keep(weight: Tensor, values: Tensor, least: Tensor) -> None:
+    """Nothing else weighs. The mask is of numbers: to write truths takes a CPU five times as long."""
+    weight.mul_(torch.ge(values, least, out=torch.empty_like(values)))
+
+
+def _sums(weight: Tensor) -> Tensor:
+    """Running sums of blocks, [r, ceil(V / _BLOCK)]; within a block float32 is good for some 1e-7 of its sum."""
+    full = weight.shape[1] // _BLOCK * _BLOCK
+    sums = weight[:, :full].reshape(len(weight), -1, _BLOCK).sum(dim=2)
+    if full < weight.shape[1]:
+        sums = torch.cat((sums, weight[:, full:].sum(dim=1, keepdim=True)), dim=1)
+    return sums.cumsum(dim=1, dtype=torch.float64)
+
+
+def _sample(logits: Tensor) -> Tensor:
+    """Some hundreds of each row."""
+    return logits[:, :: max(1, logits.shape[1] // _SAMPLE)]
 
 
 def _neighbours(blocks: Tensor, logits: Tensor) -> Tensor:
@@ -166,19 +186,19 @@ def _likeliest(logits: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
 
 def _bins(rows: Rows) -> Tensor:
     """A number for each token [r, V]: 0 for the best, the last for all that lie far below. Equals share a bin."""
-    floors = -peaks(-rows.logits)
-    low = floors.kthvalue(1 + floors.shape[1] // 16, dim=1, keepdim=True).values  # outliers must not stretch the bins
+    some = _sample(rows.logits)
+    low = some.kthvalue(1 + some.shape[1] // 64, dim=1, keepdim=True).values  # outliers must not stretch the bins
     depth = torch.where(low.isfinite(), rows.best - low, _FAR / rows.asked.sharpness)
     scale = _BINS / depth.clamp(min=_FLAT)
-    return (rows.best - rows.logits).mul_(scale).clamp_(max=_BINS - 1).long()
+    return (rows.best - rows.logits).mul_(scale).clamp_(max=_BINS - 1).short()
 
 
 def _least(logits: Tensor, bins: Tensor, mass: Tensor, target: Tensor) -> Tensor:
     """The lowest logit that stays, [r, 1]: the mass above it does not reach the target."""
     rows = len(logits)
-    sums = mass.new_zeros(rows, _BINS).scatter_add_(1, bins, mass).cumsum(dim=1)
+    sums = mass.new_zeros(rows, _BINS).scatter_add_(1, bins.long(), mass).cumsum(dim=1)
     cut = (sums < target).sum(dim=1, keepdim=True)  # the bin where it lies; past the last one all stay
-    row, place = (bins == cut).nonzero(as_tuple=True)  # [n]
+    row, place = _inside(bins, cut)  # [n]
     values, weighed = logits[row, place], mass[row, place]
     none = torch.where(cut < _BINS, torch.inf, -torch.inf)[:, 0].to(values.dtype)  # [r]
     lowest = none.scatter_reduce(0, row, values, "amin")
@@ -192,6 +212,16 @@ def _least(logits: Tensor, bins: Tensor, mass: Tensor, target: Tensor) -> Tensor
     first = (sizes.cumsum(dim=0) - sizes)[row]
     stays = _before(sums, cut)[row, 0] + (above - above[first]) < target[row, 0]
     return none.scatter_reduce(0, row, values.masked_fill(~stays, torch.inf), "amin")[:, None]
+
+
+def _inside(bins: Tensor, cut: Tensor) -> tuple[Tensor, Tensor]:
+    """Row and place of what lies in a bin [r, 1]; blocks where something does come first, they are mostly few."""
+    hits = peaks(bins.float().eq_(cut))
+    row, block = hits.nonzero(as_tuple=True)
+    place = block[:, None] * _PEAK + torch.arange(_PEAK, device=bins.device)  # [blocks, _PEAK]
+    last = bins.shape[1] - 1
+    is_hit = (bins[row[:, None], place.clamp(max=last)] == cut[row]) & (place <= last)
+    return row[:, None].expand_as(place)[is_hit], place[is_hit]
 
 
 def _before(sums: Tensor, at: Tensor) -> Tensor:

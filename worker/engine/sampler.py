@@ -9,6 +9,7 @@ where it may do, else the long one; nothing sorts the vocabulary. A step syncs o
 times more for the rows that go the long way.
 """
 
+import math
 from collections.abc import Collection, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from worker.engine.cuts import Asked, Index, Needs, Rows
 from worker.engine.sequence import Draw
 
 _SHARPEST = 1e30  # one over the lowest temperature: any gap between float32 logits is then certain
+_LOG2_E = 1 / math.log(2)
 _BROKEN = -1  # no token: logits not finite
 _SHARE = Needs(min_p=False, top_k=False, top_p=True)  # of the whole vocabulary
 _AT_ONCE = 2**17  # logits; what a CPU can keep near
@@ -33,7 +35,7 @@ class _Batch:
     asked: Asked
     needs: Sequence[Needs]
     plain: Sequence[Index]  # drawn from the whole vocabulary
-    limited: Sequence[Index]  # top_k within the short way, or min_p
+    limited: AbstractSet[int]  # top_k within the short way, or min_p
     shares: AbstractSet[int]  # top_p alone
     beyond: AbstractSet[int]  # top_k beyond the short way
 
@@ -59,11 +61,13 @@ class Sampler:
         for at in batch.plain:
             some = rows.at(at)
             tokens[at] = cuts.drawn(some.weights(), some.uniform)
-        for at in batch.limited:
-            tokens[at] = cuts.short(rows.at(at), is_whole=False)
         near, far = _told_apart(rows, batch)
-        for at in _parts(near, logits):
-            tokens[at] = cuts.short(rows.at(at), is_whole=True)
+        if few := sorted(batch.limited | near):
+            whole = torch.zeros_like(uniform)
+            for at in _parts(near, logits):
+                whole[at] = rows.at(at).total()
+            at = _index(few, logits.device)
+            tokens[at] = cuts.short(rows.at(at), whole[at])
         ids = _ids(tokens, best)
         far = {row for row, token in enumerate(ids) if token == cuts.UNKNOWN or (row in far and token is not None)}
         if not far:
@@ -86,15 +90,13 @@ def _ids(tokens: Tensor, best: Tensor) -> list[int | None]:
     return [None if token == _BROKEN else token for token in found]
 
 
-def _told_apart(rows: Rows, batch: _Batch) -> tuple[list[int], AbstractSet[int]]:
+def _told_apart(rows: Rows, batch: _Batch) -> tuple[AbstractSet[int], AbstractSet[int]]:
     """Rows with top_p alone that try the short way, and all that need not try; a sync where there are such."""
     if not batch.shares:
-        return [], batch.beyond
+        return frozenset(), batch.beyond
     is_long: list[bool] = rows.seem_long()[:, 0].tolist()
-    return (
-        [row for row in batch.shares if not is_long[row]],
-        batch.beyond | {row for row in batch.shares if is_long[row]},
-    )
+    far = {row for row in batch.shares if is_long[row]}
+    return batch.shares - far, batch.beyond | far
 
 
 def _batch(draws: Sequence[Draw], logits: Tensor) -> _Batch | None:
@@ -114,12 +116,12 @@ def _batch(draws: Sequence[Draw], logits: Tensor) -> _Batch | None:
 
     asked = Asked(
         column([draw.key for draw in draws], torch.int64),
-        column([min(1 / (draw.temperature or 1.0), _SHARPEST) for draw in draws], torch.float32),
+        column([min(_LOG2_E / (draw.temperature or 1.0), _SHARPEST) for draw in draws], torch.float32),
         column([draw.top_k or width for draw in draws], torch.int64),
         column([draw.min_p for draw in draws], torch.float64),
         column([draw.top_p for draw in draws], torch.float64),
     )
-    return _Batch(asked, needs, _parts(plain, logits), _parts(limited, logits), shares, beyond)
+    return _Batch(asked, needs, _parts(plain, logits), limited, shares, beyond)
 
 
 def _parts(rows: Collection[int], logits: Tensor) -> list[Index]:
