@@ -134,11 +134,11 @@ def test_the_short_way_finds_what_the_long_one_finds_or_says_so(kind: str) -> No
     uniform = torch.rand(64, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
     share = torch.linspace(0.01, 0.99, 64, dtype=torch.float64)[:, None]
     one = torch.ones(64, 1)
-    asked = cuts.Asked(one.long(), one, one.long() * _V, one.double() * 0, share)
+    asked = cuts.Asked(one, one.long() * _V, one.double() * 0, share)
     rows = cuts.Rows(logits, high, best, uniform, asked)
 
-    quick = cuts.short(rows, rows.total())
-    thorough = cuts.long(rows, cuts.Needs(min_p=False, top_k=False, top_p=True))
+    quick = cuts.short(rows, torch.arange(64), cuts.total(rows.weights()))
+    thorough = cuts.long(rows, cuts.Needs(min_p=False, top_k=False, top_p=True), rows.weights())
 
     assert ((quick == thorough) | (quick == cuts.UNKNOWN)).all()
 

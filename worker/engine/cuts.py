@@ -35,7 +35,6 @@ class Needs(NamedTuple):
 class Asked:
     """What rows ask for, a column [r, 1] each."""
 
-    keys: Tensor
     sharpness: Tensor  # one over the temperature, for powers of two
     top_k: Tensor  # the vocabulary's width where it is off
     min_p: Tensor
@@ -64,15 +63,11 @@ class Rows:
         """Beside the best, whose weight is one; [r, V]."""
         return (self.logits - self.best).mul_(self.asked.sharpness).exp2_()
 
-    def total(self) -> Tensor:
-        """Their sum, [r, 1]."""
-        return _sums(self.weights())[:, -1:]
-
-    def seem_long(self) -> Tensor:
-        """Whether more than a few tokens make up top_p, [r, 1]; a guess that decides about nothing but the way."""
-        some = _sample(self.logits)
-        mean = (some - self.best).mul_(self.asked.sharpness).exp2_().mean(dim=1, keepdim=True)
-        return self.asked.top_p * mean * self.logits.shape[1] > FEW  # the best weighs one, the others less
+    def seem_long(self, whole: Tensor) -> Tensor:
+        """Whether more than a few tokens make up top_p of the whole, [r, 1]; decides about nothing but the way."""
+        high = self.peaks.topk(min(FEW, self.peaks.shape[1]), dim=1, sorted=False).values
+        few = (high - self.best).mul_(self.asked.sharpness).exp2_().sum(dim=1, keepdim=True)
+        return few < self.asked.top_p * whole
 
 
 def peaks(logits: Tensor) -> Tensor:
@@ -103,13 +98,18 @@ def drawn(weight: Tensor, uniform: Tensor) -> Tensor:
     return block * _BLOCK + within
 
 
-def short(rows: Rows, whole: Tensor) -> Tensor:
-    """A token of each row [r, 1] after the cuts; UNKNOWN where the few likeliest may not be all that are kept.
+def total(weight: Tensor) -> Tensor:
+    """Of each row, [r, 1]."""
+    return _sums(weight)[:, -1:]
+
+
+def short(rows: Rows, at: Tensor, whole: Tensor) -> Tensor:
+    """A token of each of some rows [r, 1] after the cuts; UNKNOWN where the few likeliest may not be all that are kept.
 
     ``whole`` [r, 1]: the total of rows with top_p alone, which is a share of the whole vocabulary; zero for others.
     """
-    values, ids = _likeliest(rows.logits, rows.peaks)  # [r, FEW], falling
-    asked = rows.asked
+    values, ids = _likeliest(rows, at)  # [r, FEW], falling
+    asked = rows.asked.at(at)
     weight = ((values - values[:, :1]) * asked.sharpness).double().exp2()
     last = (asked.top_k - 1).clamp(max=values.shape[1] - 1)
     kept = (values >= values.gather(1, last)) & (weight >= asked.min_p)  # both are a run from the left
@@ -121,17 +121,19 @@ def short(rows: Rows, whole: Tensor) -> Tensor:
     nucleus = (values >= least) & kept
     in_order, order = ids.sort(dim=1)
     sums = (weight * nucleus).gather(1, order).cumsum(dim=1)
-    chosen = (sums <= _below(rows.uniform * sums[:, -1:], sums[:, -1:])).sum(dim=1, keepdim=True)
+    chosen = (sums <= _below(rows.uniform[at] * sums[:, -1:], sums[:, -1:])).sum(dim=1, keepdim=True)
     tokens = in_order.gather(1, chosen.clamp(max=values.shape[1] - 1))
     if values.shape[1] == rows.logits.shape[1]:
         return tokens
     return tokens.masked_fill(torch.where(whole > 0, nucleus, kept)[:, -1:], UNKNOWN)
 
 
-def long(rows: Rows, needs: Needs) -> Tensor:
-    """A token of each row [r, 1] after the cuts, however many are kept; the best must be finite."""
+def long(rows: Rows, needs: Needs, weight: Tensor) -> Tensor:
+    """A token of each row [r, 1] after the cuts, however many are kept; the best must be finite.
+
+    ``weight`` is the rows' own; what is cut loses it.
+    """
     logits, asked = rows.logits, rows.asked
-    weight = rows.weights()
     least = torch.full_like(rows.best, -torch.inf)
     bins = _bins(rows) if needs.top_k or needs.top_p else torch.empty(0)
     if needs.top_k:
@@ -141,7 +143,7 @@ def long(rows: Rows, needs: Needs) -> Tensor:
     if needs.min_p:
         _keep(weight, weight, asked.min_p.float())
     if needs.top_p:
-        share = asked.top_p * _sums(weight)[:, -1:]
+        share = asked.top_p * total(weight)
         least = least.maximum(_least(logits, bins, weight.double(), share))
         _keep(weight, logits, least.minimum(rows.best))
     return drawn(weight, rows.uniform)
@@ -172,12 +174,13 @@ def _neighbours(blocks: Tensor, logits: Tensor) -> Tensor:
     return (blocks[:, :, None] * _PEAK + within).flatten(1).clamp_(max=logits.shape[1] - 1)
 
 
-def _likeliest(logits: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+def _likeliest(rows: Rows, at: Tensor) -> tuple[Tensor, Tensor]:
     """The few highest logits, falling, and their places: each stands behind one of the few highest peaks."""
+    logits = rows.logits
     if logits.shape[1] <= FEW * _PEAK:
-        return logits.topk(min(FEW, logits.shape[1]), dim=1)
-    places = _neighbours(high.topk(FEW, dim=1, sorted=False).indices, logits)
-    values = logits.gather(1, places)
+        return logits[at].topk(min(FEW, logits.shape[1]), dim=1)
+    places = _neighbours(rows.peaks[at].topk(FEW, dim=1, sorted=False).indices, logits)
+    values = logits[at[:, None], places]
     if logits.shape[1] % _PEAK:  # the last one must not count again
         values.masked_fill_(places == places.roll(1, dims=1), -torch.inf)
     values, order = values.topk(FEW, dim=1)

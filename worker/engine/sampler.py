@@ -32,11 +32,12 @@ _AT_ONCE = 2**17  # logits; what a CPU can keep near
 class _Batch:
     """The rows of a batch that are not greedy; built when the batch changes."""
 
+    keys: Tensor
     asked: Asked
     needs: Sequence[Needs]
-    plain: Sequence[Index]  # drawn from the whole vocabulary
-    limited: AbstractSet[int]  # top_k within the short way, or min_p
-    shares: AbstractSet[int]  # top_p alone
+    plain: Sequence[int]  # drawn from the whole vocabulary
+    limited: list[int]  # top_k within the short way, or min_p
+    shares: Sequence[int]  # top_p alone
     beyond: AbstractSet[int]  # top_k beyond the short way
 
 
@@ -56,25 +57,28 @@ class Sampler:
         best, tokens = cuts.best(logits, peaks)  # [R, 1] each
         if batch is None:
             return _ids(tokens, best)
-        uniform = rng.bits(batch.asked.keys, positions[:, None]).double() * rng.UNIT  # [R, 1]
+        uniform = rng.bits(batch.keys, positions[:, None]).double() * rng.UNIT  # [R, 1]
         rows = Rows(logits, peaks, best, uniform, batch.asked)
-        for at in batch.plain:
+        for part in _parts(batch.plain, logits):
+            at = _index(part, logits.device)
             some = rows.at(at)
             tokens[at] = cuts.drawn(some.weights(), some.uniform)
-        near, far = _told_apart(rows, batch)
-        if few := sorted(batch.limited | near):
-            whole = torch.zeros_like(uniform)
-            for at in _parts(near, logits):
-                whole[at] = rows.at(at).total()
-            at = _index(few, logits.device)
-            tokens[at] = cuts.short(rows.at(at), whole[at])
+        whole = torch.zeros_like(uniform)
+        near = batch.limited + _shared(rows, batch.shares, tokens, whole)
+        if near:
+            at = torch.tensor(near, device=logits.device)
+            tokens[at] = cuts.short(rows, at, whole[at])
         ids = _ids(tokens, best)
-        far = {row for row, token in enumerate(ids) if token == cuts.UNKNOWN or (row in far and token is not None)}
+        far = {
+            row for row, token in enumerate(ids) if token == cuts.UNKNOWN or (row in batch.beyond and token is not None)
+        }
         if not far:
             return ids
         for needs in {batch.needs[row] for row in far}:
-            for at in _parts([row for row in far if batch.needs[row] == needs], logits):
-                tokens[at] = cuts.long(rows.at(at), needs)
+            for part in _parts([row for row in far if batch.needs[row] == needs], logits):
+                at = _index(part, logits.device)
+                some = rows.at(at)
+                tokens[at] = cuts.long(some, needs, some.weights())
         return _ids(tokens, best)
 
     def _known(self, draws: list[Draw], logits: Tensor) -> _Batch | None:
@@ -90,13 +94,21 @@ def _ids(tokens: Tensor, best: Tensor) -> list[int | None]:
     return [None if token == _BROKEN else token for token in found]
 
 
-def _told_apart(rows: Rows, batch: _Batch) -> tuple[AbstractSet[int], AbstractSet[int]]:
-    """Rows with top_p alone that try the short way, and all that need not try; a sync where there are such."""
-    if not batch.shares:
-        return frozenset(), batch.beyond
-    is_long: list[bool] = rows.seem_long()[:, 0].tolist()
-    far = {row for row in batch.shares if is_long[row]}
-    return batch.shares - far, batch.beyond | far
+def _shared(rows: Rows, shares: Sequence[int], tokens: Tensor, whole: Tensor) -> list[int]:
+    """Rows with top_p alone: what each weighs, the tokens of those that keep many, and which others remain; syncs."""
+    near = []
+    for part in _parts(shares, rows.logits):
+        at = _index(part, tokens.device)
+        some = rows.at(at)
+        weight = some.weights()
+        whole[at] = total = cuts.total(weight)
+        is_long: list[bool] = some.seem_long(total)[:, 0].tolist()
+        near += [row for row, far in zip(part, is_long, strict=True) if not far]
+        if any(is_long):
+            within = _index([place for place, far in enumerate(is_long) if far], tokens.device)
+            chosen = _index([row for row, far in zip(part, is_long, strict=True) if far], tokens.device)
+            tokens[chosen] = cuts.long(some.at(within), _SHARE, weight[within])
+    return near
 
 
 def _batch(draws: Sequence[Draw], logits: Tensor) -> _Batch | None:
@@ -106,32 +118,33 @@ def _batch(draws: Sequence[Draw], logits: Tensor) -> _Batch | None:
         return None
     width, device = logits.shape[1], logits.device
     needs = [Needs(draw.min_p > 0, 0 < draw.top_k < width, draw.top_p < 1) for draw in draws]
-    plain = {row for row in sampled if not any(needs[row])}
-    shares = {row for row in sampled if needs[row] == _SHARE}
+    plain = [row for row in sampled if not any(needs[row])]
+    shares = [row for row in sampled if needs[row] == _SHARE]
     beyond = {row for row in sampled if needs[row].top_k and draws[row].top_k >= cuts.FEW}
-    limited = set(sampled) - plain - shares - beyond
+    limited = sorted(set(sampled) - set(plain) - set(shares) - beyond)
 
     def column(values: Sequence[float], dtype: torch.dtype) -> Tensor:
         return torch.tensor(values, dtype=dtype, device=device)[:, None]
 
     asked = Asked(
-        column([draw.key for draw in draws], torch.int64),
         column([min(_LOG2_E / (draw.temperature or 1.0), _SHARPEST) for draw in draws], torch.float32),
         column([draw.top_k or width for draw in draws], torch.int64),
         column([draw.min_p for draw in draws], torch.float64),
         column([draw.top_p for draw in draws], torch.float64),
     )
-    return _Batch(asked, needs, _parts(plain, logits), limited, shares, beyond)
+    keys = column([draw.key for draw in draws], torch.int64)
+    return _Batch(keys, asked, needs, plain, limited, shares, beyond)
 
 
-def _parts(rows: Collection[int], logits: Tensor) -> list[Index]:
-    """Indices of these rows, of so many at once as stay near a CPU; views where rows are neighbours."""
+def _parts(rows: Collection[int], logits: Tensor) -> list[Sequence[int]]:
+    """So many rows at once as stay near a CPU."""
     size = max(1, _AT_ONCE // logits.shape[1]) if logits.device.type == "cpu" else max(1, len(rows))
     order = sorted(rows)
-    return [_index(order[at : at + size], logits.device) for at in range(0, len(order), size)]
+    return [order[at : at + size] for at in range(0, len(order), size)]
 
 
 def _index(rows: Sequence[int], device: torch.device) -> Index:
+    """Views where rows are neighbours."""
     if rows[-1] - rows[0] == len(rows) - 1:
         return slice(rows[0], rows[-1] + 1)
     return torch.tensor(rows, device=device)
