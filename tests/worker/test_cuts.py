@@ -137,7 +137,7 @@ def test_the_short_way_finds_what_the_long_one_finds_or_says_so(kind: str) -> No
     asked = cuts.Asked(one, one.long() * _V, one.double() * 0, share)
     rows = cuts.Rows(logits, high, best, uniform, asked)
 
-    quick = cuts.short(rows, torch.arange(64), cuts.total(rows.weights()))
+    quick = cuts.short(rows, slice(64), cuts.total(rows.weights()))
     thorough = cuts.long(rows, cuts.Needs(min_p=False, top_k=False, top_p=True), rows.weights())
 
     assert ((quick == thorough) | (quick == cuts.UNKNOWN)).all()

@@ -42,7 +42,7 @@ class Asked:
 
     def at(self, index: Index) -> "Asked":
         """The same for some of the rows."""
-        return Asked(*(getattr(self, name)[index] for name in self.__slots__))
+        return Asked(*(taken(getattr(self, name), index) for name in self.__slots__))
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,8 @@ class Rows:
 
     def at(self, index: Index) -> "Rows":
         """Some of them."""
-        return Rows(self.logits[index], self.peaks[index], self.best[index], self.uniform[index], self.asked.at(index))
+        columns = (taken(column, index) for column in (self.logits, self.peaks, self.best, self.uniform))
+        return Rows(*columns, self.asked.at(index))
 
     def weights(self) -> Tensor:
         """Beside the best, whose weight is one; [r, V]."""
@@ -68,6 +69,11 @@ class Rows:
         high = self.peaks.topk(min(FEW, self.peaks.shape[1]), dim=1, sorted=False).values
         few = (high - self.best).mul_(self.asked.sharpness).exp2_().sum(dim=1, keepdim=True)
         return few < self.asked.top_p * whole
+
+
+def taken(columns: Tensor, index: Index) -> Tensor:
+    """Some rows of it."""
+    return columns[index] if isinstance(index, slice) else columns.index_select(0, index)
 
 
 def peaks(logits: Tensor) -> Tensor:
@@ -103,7 +109,7 @@ def total(weight: Tensor) -> Tensor:
     return _sums(weight)[:, -1:]
 
 
-def short(rows: Rows, at: Tensor, whole: Tensor) -> Tensor:
+def short(rows: Rows, at: Index, whole: Tensor) -> Tensor:
     """A token of each of some rows [r, 1] after the cuts; UNKNOWN where the few likeliest may not be all that are kept.
 
     ``whole`` [r, 1]: the total of rows with top_p alone, which is a share of the whole vocabulary; zero for others.
@@ -121,7 +127,7 @@ def short(rows: Rows, at: Tensor, whole: Tensor) -> Tensor:
     nucleus = (values >= least) & kept
     in_order, order = ids.sort(dim=1)
     sums = (weight * nucleus).gather(1, order).cumsum(dim=1)
-    chosen = (sums <= _below(rows.uniform[at] * sums[:, -1:], sums[:, -1:])).sum(dim=1, keepdim=True)
+    chosen = (sums <= _below(taken(rows.uniform, at) * sums[:, -1:], sums[:, -1:])).sum(dim=1, keepdim=True)
     tokens = in_order.gather(1, chosen.clamp(max=values.shape[1] - 1))
     if values.shape[1] == rows.logits.shape[1]:
         return tokens
@@ -174,13 +180,13 @@ def _neighbours(blocks: Tensor, logits: Tensor) -> Tensor:
     return (blocks[:, :, None] * _PEAK + within).flatten(1).clamp_(max=logits.shape[1] - 1)
 
 
-def _likeliest(rows: Rows, at: Tensor) -> tuple[Tensor, Tensor]:
+def _likeliest(rows: Rows, at: Index) -> tuple[Tensor, Tensor]:
     """The few highest logits, falling, and their places: each stands behind one of the few highest peaks."""
     logits = rows.logits
     if logits.shape[1] <= FEW * _PEAK:
-        return logits[at].topk(min(FEW, logits.shape[1]), dim=1)
-    places = _neighbours(rows.peaks[at].topk(FEW, dim=1, sorted=False).indices, logits)
-    values = logits[at[:, None], places]
+        return taken(logits, at).topk(min(FEW, logits.shape[1]), dim=1)
+    places = _neighbours(taken(rows.peaks, at).topk(FEW, dim=1, sorted=False).indices, logits)
+    values = logits[at].gather(1, places) if isinstance(at, slice) else logits[at[:, None], places]
     if logits.shape[1] % _PEAK:  # the last one must not count again
         values.masked_fill_(places == places.roll(1, dims=1), -torch.inf)
     values, order = values.topk(FEW, dim=1)

@@ -25,7 +25,7 @@ _SHARPEST = 1e30  # one over the lowest temperature: any gap between float32 log
 _LOG2_E = 1 / math.log(2)
 _BROKEN = -1  # no token: logits not finite
 _SHARE = Needs(min_p=False, top_k=False, top_p=True)  # of the whole vocabulary
-_AT_ONCE = 2**17  # logits; what a CPU can keep near
+_AT_ONCE = 2**19  # logits; more would leave a CPU's cache, fewer would repeat the small steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class Sampler:
         whole = torch.zeros_like(uniform)
         near = batch.limited + _shared(rows, batch.shares, tokens, whole)
         if near:
-            at = torch.tensor(near, device=logits.device)
+            at = _index(sorted(near), logits.device)
             tokens[at] = cuts.short(rows, at, whole[at])
         ids = _ids(tokens, best)
         far = {
@@ -107,7 +107,7 @@ def _shared(rows: Rows, shares: Sequence[int], tokens: Tensor, whole: Tensor) ->
         if any(is_long):
             within = _index([place for place, far in enumerate(is_long) if far], tokens.device)
             chosen = _index([row for row, far in zip(part, is_long, strict=True) if far], tokens.device)
-            tokens[chosen] = cuts.long(some.at(within), _SHARE, weight[within])
+            tokens[chosen] = cuts.long(some.at(within), _SHARE, cuts.taken(weight, within))
     return near
 
 
