@@ -18,6 +18,7 @@ _BLOCK = 128  # tokens summed together before the draw looks closer
 _BINS = 2048
 _FAR = 87.0  # 2 ** -87: whatever lies lower has no weight beside the best
 _FLAT = 1e-30  # less than any gap between logits that could matter
+_SHY = 1 - 2.0**-52  # so much of a sum is less than it: rounding must not carry a draw past the last column
 _SAMPLE = 512  # tokens looked at for a guess
 
 Index = Tensor | slice
@@ -95,12 +96,11 @@ def best(logits: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
 def drawn(weight: Tensor, uniform: Tensor) -> Tensor:
     """One of each row's columns [r, 1], drawn by weight [r, V]; sums of blocks first, then inside one block."""
     sums = _sums(weight)
-    target = _below(uniform * sums[:, -1:], sums[:, -1:])
-    block = (sums <= target).sum(dim=1, keepdim=True)  # [r, 1]
+    block, before = _passed(sums, (target := uniform * sums[:, -1:] * _SHY) >= sums)  # [r, 1] each
     place = block * _BLOCK + torch.arange(_BLOCK, device=weight.device)  # [r, _BLOCK]
     last = weight.shape[1] - 1
     inside = weight.gather(1, place.clamp(max=last)).mul_(place <= last).double().cumsum(dim=1)
-    within = (inside <= _below(target - _before(sums, block), inside[:, -1:])).sum(dim=1, keepdim=True)
+    within = (inside <= (target - before).minimum(inside[:, -1:] * _SHY)).sum(dim=1, keepdim=True)
     return block * _BLOCK + within
 
 
@@ -127,7 +127,7 @@ def short(rows: Rows, at: Index, whole: Tensor) -> Tensor:
     nucleus = (values >= least) & kept
     in_order, order = ids.sort(dim=1)
     sums = (weight * nucleus).gather(1, order).cumsum(dim=1)
-    chosen = (sums <= _below(taken(rows.uniform, at) * sums[:, -1:], sums[:, -1:])).sum(dim=1, keepdim=True)
+    chosen = (sums <= taken(rows.uniform, at) * sums[:, -1:] * _SHY).sum(dim=1, keepdim=True)
     tokens = in_order.gather(1, chosen.clamp(max=values.shape[1] - 1))
     if values.shape[1] == rows.logits.shape[1]:
         return tokens
@@ -144,13 +144,14 @@ def long(rows: Rows, needs: Needs, weight: Tensor) -> Tensor:
     bins = _bins(rows) if needs.top_k or needs.top_p else torch.empty(0)
     if needs.top_k:
         one = torch.ones((), dtype=torch.float64, device=logits.device).expand_as(logits)
-        least = _least(logits, bins, one, asked.top_k.double())
+        least = _least(logits, bins, one, _histogram(bins, one), asked.top_k.double())
         _keep(weight, logits, least.minimum(rows.best))
     if needs.min_p:
         _keep(weight, weight, asked.min_p.float())
     if needs.top_p:
-        share = asked.top_p * total(weight)
-        least = least.maximum(_least(logits, bins, weight.double(), share))
+        mass = weight.double()
+        sums = _histogram(bins, mass)
+        least = least.maximum(_least(logits, bins, mass, sums, asked.top_p * sums[:, -1:]))
         _keep(weight, logits, least.minimum(rows.best))
     return drawn(weight, rows.uniform)
 
@@ -197,16 +198,20 @@ def _bins(rows: Rows) -> Tensor:
     """A number for each token [r, V]: 0 for the best, the last for all that lie far below. Equals share a bin."""
     some = _sample(rows.logits)
     low = some.kthvalue(1 + some.shape[1] // 64, dim=1, keepdim=True).values  # outliers must not stretch the bins
-    depth = torch.where(low.isfinite(), rows.best - low, _FAR / rows.asked.sharpness)
+    depth = torch.where(low > -torch.inf, rows.best - low, _FAR / rows.asked.sharpness)
     scale = _BINS / depth.clamp(min=_FLAT)
     return (rows.best - rows.logits).mul_(scale).clamp_(max=_BINS - 1).short()
 
 
-def _least(logits: Tensor, bins: Tensor, mass: Tensor, target: Tensor) -> Tensor:
+def _histogram(bins: Tensor, mass: Tensor) -> Tensor:
+    """Running sums of the bins, [r, _BINS]."""
+    return mass.new_zeros(len(bins), _BINS).scatter_add_(1, bins.long(), mass).cumsum_(dim=1)
+
+
+def _least(logits: Tensor, bins: Tensor, mass: Tensor, sums: Tensor, target: Tensor) -> Tensor:
     """The lowest logit that stays, [r, 1]: the mass above it does not reach the target."""
     rows = len(logits)
-    sums = mass.new_zeros(rows, _BINS).scatter_add_(1, bins.long(), mass).cumsum(dim=1)
-    cut = (sums < target).sum(dim=1, keepdim=True)  # the bin where it lies; past the last one all stay
+    cut, before = _passed(sums, sums < target)  # the bin where it lies; past the last one all stay
     row, place = _inside(bins, cut)  # [n]
     values, weighed = logits[row, place], mass[row, place]
     none = torch.where(cut < _BINS, torch.inf, -torch.inf)[:, 0].to(values.dtype)  # [r]
@@ -219,7 +224,7 @@ def _least(logits: Tensor, bins: Tensor, mass: Tensor, target: Tensor) -> Tensor
     above = weighed.cumsum(dim=0) - weighed  # of all rows so far
     sizes = torch.bincount(row, minlength=rows)
     first = (sizes.cumsum(dim=0) - sizes)[row]
-    stays = _before(sums, cut)[row, 0] + (above - above[first]) < target[row, 0]
+    stays = before[row, 0] + (above - above[first]) < target[row, 0]
     return none.scatter_reduce(0, row, values.masked_fill(~stays, torch.inf), "amin")[:, None]
 
 
@@ -230,14 +235,10 @@ def _inside(bins: Tensor, cut: Tensor) -> tuple[Tensor, Tensor]:
     place = block[:, None] * _PEAK + torch.arange(_PEAK, device=bins.device)  # [blocks, _PEAK]
     last = bins.shape[1] - 1
     is_hit = (bins[row[:, None], place.clamp(max=last)] == cut[row]) & (place <= last)
-    return row[:, None].expand_as(place)[is_hit], place[is_hit]
+    block, within = is_hit.nonzero(as_tuple=True)
+    return row[block], place[block, within]
 
 
-def _before(sums: Tensor, at: Tensor) -> Tensor:
-    """What a column's running sum was before it, [r, 1]."""
-    return torch.where(at > 0, sums.gather(1, (at - 1).clamp(min=0)), 0.0)
-
-
-def _below(target: Tensor, end: Tensor) -> Tensor:
-    """Rounding must not carry a draw past the last column."""
-    return target.minimum(torch.nextafter(end, torch.zeros_like(end)))
+def _passed(sums: Tensor, is_passed: Tensor) -> tuple[Tensor, Tensor]:
+    """How many columns of a running sum are passed, and the sum there, [r, 1] each."""
+    return is_passed.sum(dim=1, keepdim=True), (sums * is_passed).amax(dim=1, keepdim=True)

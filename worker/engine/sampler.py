@@ -25,7 +25,7 @@ _SHARPEST = 1e30  # one over the lowest temperature: any gap between float32 log
 _LOG2_E = 1 / math.log(2)
 _BROKEN = -1  # no token: logits not finite
 _SHARE = Needs(min_p=False, top_k=False, top_p=True)  # of the whole vocabulary
-_AT_ONCE = 2**19  # logits; more would leave a CPU's cache, fewer would repeat the small steps
+_AT_ONCE, _ROWS = 2**17, 3  # logits that a CPU can keep near; but for one row alone the small steps cost too much
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +138,7 @@ def _batch(draws: Sequence[Draw], logits: Tensor) -> _Batch | None:
 
 def _parts(rows: Collection[int], logits: Tensor) -> list[Sequence[int]]:
     """So many rows at once as stay near a CPU."""
-    size = max(1, _AT_ONCE // logits.shape[1]) if logits.device.type == "cpu" else max(1, len(rows))
+    size = max(_ROWS, _AT_ONCE // logits.shape[1]) if logits.device.type == "cpu" else max(1, len(rows))
     order = sorted(rows)
     return [order[at : at + size] for at in range(0, len(order), size)]
 
