@@ -143,6 +143,66 @@ def test_the_short_way_finds_what_the_long_one_finds_or_says_so(kind: str) -> No
     assert ((quick == thorough) | (quick == cuts.UNKNOWN)).all()
 
 
+@pytest.mark.parametrize("apart", [1, 32, 70])  # neighbours hide behind one peak
+@pytest.mark.parametrize("count", [62, 63, 64, 65, 66])
+def test_a_nucleus_about_as_large_as_the_few_is_found(count: int, apart: int) -> None:
+    logits = torch.full((1, _V), -20.0)
+    logits[0, 5 + apart * torch.arange(count)] = torch.linspace(0, 1, count)
+    draw = Draw(_KEY, 1.0, top_p=0.997)
+    shares = _kept(logits[0].double().numpy(), draw)
+
+    tokens = Sampler(_CPU)(logits.expand(400, -1), [draw] * 400, torch.arange(400))
+
+    assert np.count_nonzero(shares) == count
+    _check(tokens, shares, range(400))
+
+
+def test_equals_of_the_last_of_the_few_stay_as_well() -> None:
+    logits = torch.full((1, _V), -20.0)
+    logits[0, 5 + 70 * torch.arange(70)] = 0.0
+    draw = Draw(_KEY, 1.0, top_p=63.5 / 70)  # sixty-four would do
+    shares = _kept(logits[0].double().numpy(), draw)
+
+    tokens = Sampler(_CPU)(logits.expand(100, -1), [draw] * 100, torch.arange(100))
+
+    assert np.count_nonzero(shares) == 70
+    _check(tokens, shares, range(100))
+
+
+@pytest.mark.parametrize("scale", [0.5, 2.0, 4.0, 8.0])
+@pytest.mark.parametrize("draw", [Draw(_KEY, 0.7, top_p=0.9), Draw(_KEY, 0.7, top_k=200), Draw(_KEY, 0.7)], ids=str)
+def test_a_wide_vocabulary_of_coarse_logits_is_drawn_as_the_plain_reading_says(scale: float, draw: Draw) -> None:
+    rows = scale * torch.randn(2, 151_936 + 3, generator=torch.Generator().manual_seed(5))
+    logits = torch.stack((rows[0], rows[1].bfloat16().float())).repeat(4, 1)  # 8 rows: a few at once
+
+    tokens = Sampler(_CPU)(logits, [draw] * 8, torch.arange(8))
+
+    for kind in range(2):
+        _check(tokens[kind::2], _kept(logits[kind].double().numpy(), draw), range(kind, 8, 2))
+
+
+def test_sums_in_single_precision_move_no_draw() -> None:
+    weight = torch.rand(16, 100_003, generator=torch.Generator().manual_seed(6)) ** 8
+    uniform = torch.rand(16, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(7))
+    uniform[0], uniform[1] = 0.0, 1 - 2.0**-53
+
+    places = cuts.drawn(weight, uniform)
+
+    ends = weight.double().cumsum(dim=1) / weight.double().sum(dim=1, keepdim=True)
+    after = ends.gather(1, places)
+    before = after - weight.gather(1, places) / weight.double().sum(dim=1, keepdim=True)
+    assert ((before - 3e-8 <= uniform) & (uniform <= after + 3e-8)).all()
+
+
+def test_columns_without_weight_at_both_ends_are_never_drawn() -> None:
+    weight = torch.zeros(2, 1_000)
+    weight[:, 300:600] = 0.1
+
+    places = cuts.drawn(weight, torch.tensor([[0.0], [1 - 2.0**-53]], dtype=torch.float64))
+
+    assert places[:, 0].tolist() == [300, 599]
+
+
 @pytest.mark.parametrize("vocabulary", [1, 31, 32, 33, 2_048, 2_049, 4_999])
 def test_the_best_is_the_first_of_the_highest(vocabulary: int) -> None:
     logits = torch.randn(50, vocabulary, generator=torch.Generator().manual_seed(vocabulary)).round()

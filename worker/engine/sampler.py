@@ -103,11 +103,10 @@ def _shared(rows: Rows, shares: Sequence[int], tokens: Tensor, whole: Tensor) ->
         weight = some.weights()
         whole[at] = total = cuts.total(weight)
         is_long: list[bool] = some.seem_long(total)[:, 0].tolist()
-        near += [row for row, far in zip(part, is_long, strict=True) if not far]
-        if any(is_long):
-            within = _index([place for place, far in enumerate(is_long) if far], tokens.device)
-            chosen = _index([row for row, far in zip(part, is_long, strict=True) if far], tokens.device)
-            tokens[chosen] = cuts.long(some.at(within), _SHARE, cuts.taken(weight, within))
+        near += [row for row, is_far in zip(part, is_long, strict=True) if not is_far]
+        if far := [place for place, is_far in enumerate(is_long) if is_far]:
+            within, at = _index(far, tokens.device), _index([part[place] for place in far], tokens.device)
+            tokens[at] = cuts.long(some.at(within), _SHARE, cuts.taken(weight, within))
     return near
 
 
