@@ -203,6 +203,13 @@ def test_columns_without_weight_at_both_ends_are_never_drawn() -> None:
     assert places[:, 0].tolist() == [300, 599]
 
 
+def test_a_sum_that_was_rounded_up_carries_no_draw_past_the_end() -> None:
+    weight = torch.zeros(1, 130)
+    weight[0, 128:] = torch.tensor([1.0, 0.75 * 2.0**-23])
+
+    assert cuts.drawn(weight, torch.full((1, 1), 1 - 2.0**-53, dtype=torch.float64)).item() == 129
+
+
 @pytest.mark.parametrize("vocabulary", [1, 31, 32, 33, 2_048, 2_049, 4_999])
 def test_the_best_is_the_first_of_the_highest(vocabulary: int) -> None:
     logits = torch.randn(50, vocabulary, generator=torch.Generator().manual_seed(vocabulary)).round()

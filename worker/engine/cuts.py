@@ -58,8 +58,10 @@ class Rows:
 
     def at(self, index: Index) -> "Rows":
         """Some of them."""
-        columns = (taken(column, index) for column in (self.logits, self.peaks, self.best, self.uniform))
-        return Rows(*columns, self.asked.at(index))
+        logits, peaks, best, uniform = (
+            taken(column, index) for column in (self.logits, self.peaks, self.best, self.uniform)
+        )
+        return Rows(logits, peaks, best, uniform, self.asked.at(index))
 
     def weights(self) -> Tensor:
         """Beside the best, whose weight is one; [r, V]."""
