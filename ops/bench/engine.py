@@ -27,19 +27,21 @@ from worker.models.linears import alike, pack
 
 _ROUNDS = 3
 _STEPS = 32  # of decoding
-_NEW = 64  # tokens of an answer
+NEW = 64  # tokens of an answer
 _ALONE = 2  # answers one by one
 _CONTEXT = 1024
-_ROOM = 2**29  # bytes of keys and values
+_ROOM, _GPU_ROOM = 2**29, 2**33  # bytes of keys and values
 _VOCABULARY, _WIDE = 16384, 151_936
 _LENGTHS = (50, 101)  # of prompts
+_SLOTS = 32
 _SHARED = 480  # tokens that prompts have in common
 _LOADED = 64  # sequences of a batch
-_GREEDY = Sampling(_CONTEXT, 0.0)
+GREEDY = Sampling(_CONTEXT, 0.0)
 _SAMPLED = Sampling(_CONTEXT, 0.7)
 _TOP_P = Sampling(_CONTEXT, 0.7, top_p=0.9)
 
 Prompt = tuple[int, ...]
+Clock = Callable[[], float]
 
 _PLAIN: tuple[dict[str, Any], ...] = (
     {"temperature": 0.0},
@@ -79,21 +81,21 @@ def measure() -> dict[str, float]:
 def _speeds() -> dict[str, float]:
     """Tokens a CPU-second, and their ratios."""
     stock, bare, ours = network(), laid_out(network()), laid_out(network())
-    asked, new = prompts(32), Sampling(_NEW, 0.0)
+    asked, new = prompts(32), Sampling(NEW, 0.0)
     variants: dict[str, Callable[[], float]] = {
-        "forward_32": lambda: _forward(bare, 32),
-        "engine_decode_32_greedy": lambda: _decode(ours, asked, _GREEDY),
-        "engine_decode_32_sampled": lambda: _decode(ours, asked, _SAMPLED),
-        "engine_decode_32_top_p": lambda: _decode(ours, asked, _TOP_P),
-        "engine_decode_32_mixed": lambda: _decode(ours, asked, *_MIXED),
+        "forward_32": lambda: forward(bare, 32),
+        "engine_decode_32_greedy": lambda: decode(ours, asked, GREEDY),
+        "engine_decode_32_sampled": lambda: decode(ours, asked, _SAMPLED),
+        "engine_decode_32_top_p": lambda: decode(ours, asked, _TOP_P),
+        "engine_decode_32_mixed": lambda: decode(ours, asked, *_MIXED),
         "generate": lambda: _generate(stock, asked[:_ALONE]),
-        "engine_1": lambda: statistics.mean(_answers(ours, [prompt], new) for prompt in asked[:_ALONE]),
+        "engine_1": lambda: statistics.mean(answers(ours, [prompt], new) for prompt in asked[:_ALONE]),
     }
     for count in (4, 16, 32):
-        variants[f"engine_{count}"] = lambda count=count: _answers(ours, asked[:count], new)  # type: ignore[misc]
+        variants[f"engine_{count}"] = lambda count=count: answers(ours, asked[:count], new)  # type: ignore[misc]
     for count in (16, 32):
         variants[f"transformers_cb_{count}"] = lambda count=count: _continuous(stock, asked[:count])  # type: ignore[misc]
-    speed = _medians(variants)
+    speed = medians(variants)
     ratios = {
         f"engine_over_forward_32_{kind}": speed[f"engine_decode_32_{kind}"] / speed["forward_32"]
         for kind in ("greedy", "sampled", "top_p", "mixed")
@@ -110,10 +112,10 @@ def _wide() -> dict[str, float]:
     """A vocabulary of today's size, with top_p."""
     stock, ours = network(_WIDE), laid_out(network(_WIDE))
     asked = prompts(32)
-    speed = _medians(
+    speed = medians(
         {
-            "engine": lambda: _answers(ours, asked, Sampling(_NEW // 4, 0.7, top_p=0.9)),
-            "cb": lambda: _continuous(stock, asked, _NEW // 4, do_sample=True, temperature=0.7, top_p=0.9),
+            "engine": lambda: answers(ours, asked, Sampling(NEW // 4, 0.7, top_p=0.9)),
+            "cb": lambda: _continuous(stock, asked, NEW // 4, do_sample=True, temperature=0.7, top_p=0.9),
         },
         rounds=1,
     )
@@ -124,14 +126,14 @@ def _moments() -> dict[str, float]:
     """CPU time to a first token, and of repetitive text."""
     ours = laid_out(network())
     shared, loop = prompts(1, (_SHARED, _SHARED + 1))[0], prompts(1, (12, 13))[0] * 8
-    found = _medians(
+    found = medians(
         {
             "first": lambda: _first_s(_engine(ours, ()), (*shared, 5)),
             "again": lambda: _again_s(ours, shared),
             "idle": lambda: _first_s(_engine(ours, ()), loop),
             "loaded": lambda: _loaded_s(ours, loop),
-            "guessing": lambda: _answers(_circular(ours), [loop], Sampling(_NEW * 4, 0.0)),
-            "plain": lambda: _answers(_circular(ours), [loop], Sampling(_NEW * 4, 0.0, bias=((1, 0.0),))),
+            "guessing": lambda: answers(_circular(ours), [loop], Sampling(NEW * 4, 0.0)),
+            "plain": lambda: answers(_circular(ours), [loop], Sampling(NEW * 4, 0.0, bias=((1, 0.0),))),
         }
     )
     return {
@@ -141,10 +143,12 @@ def _moments() -> dict[str, float]:
     }
 
 
-def _medians(variants: dict[str, Callable[[], float]], rounds: int = _ROUNDS) -> dict[str, float]:
-    """Each in its turn; the first round warms up."""
+def medians(
+    variants: dict[str, Callable[[], float]], rounds: int = _ROUNDS, *, is_warm: bool = False
+) -> dict[str, float]:
+    """Each in its turn; the first round warms up unless all are warm."""
     found: dict[str, list[float]] = {name: [] for name in variants}
-    for turn in range(rounds + 1):
+    for turn in range(is_warm, rounds + 1):
         for name, run in variants.items():
             gc.collect()  # the pools of engines that are gone: to unmap them takes longer than a first token
             value = run()
@@ -194,36 +198,38 @@ def _circular(model: Any) -> Any:
     return model
 
 
-def _forward(model: Any, count: int) -> float:
-    """Tokens a CPU-second of nothing but ``model.forward``: all rows of one length, transformers' own cache."""
+def forward(model: Any, count: int, clock: Clock = time.process_time) -> float:
+    """Tokens a second of nothing but ``model.forward``: all rows of one length, transformers' own cache."""
     cache = DynamicCache(config=model.config)
-    model(input_ids=torch.ones(count, sum(_LENGTHS) // 2, dtype=torch.long), past_key_values=cache, logits_to_keep=1)
-    ids = torch.ones(count, 1, dtype=torch.long)
-    began = time.process_time()
+    prompt, ids = (
+        torch.ones(count, length, dtype=torch.long, device=model.device) for length in (sum(_LENGTHS) // 2, 1)
+    )
+    model(input_ids=prompt, past_key_values=cache, logits_to_keep=1)
+    began = clock()
     for _ in range(_STEPS):
         model(input_ids=ids, past_key_values=cache)
-    return count * _STEPS / (time.process_time() - began)
+    return count * _STEPS / (clock() - began)
 
 
-def _decode(model: Any, asked: Sequence[Prompt], *samplings: Sampling) -> float:
+def decode(model: Any, asked: Sequence[Prompt], *samplings: Sampling, clock: Clock = time.process_time) -> float:
     """The same of whole engine steps, text and events included."""
-    engine = _engine(model, _claims(asked, *samplings))
+    engine = _engine(model, _claims(asked, *samplings), max(_SLOTS, len(asked)))
     while engine.counters["prefilled_tokens"] < sum(map(len, asked)):
         engine.step()
     before = engine.counters["generation_tokens"]
-    began = time.process_time()
+    began = clock()
     for _ in range(_STEPS):
         engine.step()
-    return (engine.counters["generation_tokens"] - before) / (time.process_time() - began)
+    return (engine.counters["generation_tokens"] - before) / (clock() - began)
 
 
-def _answers(model: Any, asked: Sequence[Prompt], sampling: Sampling) -> float:
+def answers(model: Any, asked: Sequence[Prompt], sampling: Sampling, clock: Clock = time.process_time) -> float:
     """The same of whole answers, prompts included."""
-    engine = _engine(model, _claims(asked, sampling))
-    began = time.process_time()
+    engine = _engine(model, _claims(asked, sampling), max(_SLOTS, len(asked)))
+    began = clock()
     while engine.stalled_s() is not None:
         engine.step()
-    return engine.counters["generation_tokens"] / (time.process_time() - began)
+    return engine.counters["generation_tokens"] / (clock() - began)
 
 
 def _generate(model: Any, asked: Sequence[Prompt]) -> float:
@@ -231,11 +237,11 @@ def _generate(model: Any, asked: Sequence[Prompt]) -> float:
     began = time.process_time()
     for prompt in asked:
         ids = torch.tensor([prompt])
-        model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=_NEW)
-    return len(asked) * _NEW / (time.process_time() - began)
+        model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=NEW)
+    return len(asked) * NEW / (time.process_time() - began)
 
 
-def _continuous(model: Any, asked: Sequence[Prompt], new: int = _NEW, **sampling: Any) -> float:
+def _continuous(model: Any, asked: Sequence[Prompt], new: int = NEW, **sampling: Any) -> float:
     """The same of transformers' continuous batching; its cache is as large as the answers need."""
     told = GenerationConfig(max_new_tokens=new, eos_token_id=-1, pad_token_id=0, **({"do_sample": False} | sampling))
     how = ContinuousBatchingConfig(page_size=32, num_blocks=8 * len(asked), max_batch_tokens=512)
@@ -250,7 +256,7 @@ def _continuous(model: Any, asked: Sequence[Prompt], new: int = _NEW, **sampling
 
 def _first_s(engine: Engine, prompt: Prompt) -> float:
     """CPU seconds to the first token of a request."""
-    (claim,) = _claims([prompt], _GREEDY)
+    (claim,) = _claims([prompt], GREEDY)
     said = _Listener(claim.job.id)
     engine._sink = said  # noqa: SLF001  it looks for one job only
     began = time.process_time()
@@ -269,7 +275,7 @@ def _again_s(model: Any, shared: Prompt) -> float:
 
 def _loaded_s(model: Any, prompt: Prompt) -> float:
     """The same while a batch fills all slots."""
-    engine = _engine(model, _claims(prompts(_LOADED), _GREEDY, cls="batch"), _LOADED)
+    engine = _engine(model, _claims(prompts(_LOADED), GREEDY, cls="batch"), _LOADED)
     while engine.counters["generation_tokens"] < 2 * _LOADED:
         engine.step()
     return _first_s(engine, prompt)
@@ -286,12 +292,13 @@ def _sampler_ms() -> float:
         sampler(logits, draws, positions)
         return 1000 * (time.process_time() - began)
 
-    return _medians({"sampler": run}, rounds=9)["sampler"]
+    return medians({"sampler": run}, rounds=9)["sampler"]
 
 
-def _engine(model: Any, claims: Iterable[Claim], slots: int = 32) -> Engine:
+def _engine(model: Any, claims: Iterable[Claim], slots: int = _SLOTS) -> Engine:
     model.set_attn_implementation("sdpa")  # the model tests itself against its own attention
-    engine = Engine(PackedModel(model, _Letters(), Bounds(_CONTEXT, ()), slots, _ROOM), _forget)
+    room = _ROOM if model.device.type == "cpu" else _GPU_ROOM
+    engine = Engine(PackedModel(model, _Letters(), Bounds(_CONTEXT, ()), slots, room), _forget)
     for claim in claims:
         engine.add(claim)
     return engine
