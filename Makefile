@@ -7,7 +7,7 @@ LOCK := $(shell sha256sum requirements.lock | cut -c 1-16)
 READY := .venv/ready-$(LOCK)
 INDEX := $(if $(PENSTOCK_TORCH_INDEX),--extra-index-url $(PENSTOCK_TORCH_INDEX))
 
-.PHONY: help run test check clients compose-test bench clean
+.PHONY: help run test gpu check clients compose-test bench bench-gpu clean
 
 help: ## what can be done here
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -17,6 +17,9 @@ run: $(READY) ## the whole service in the foreground; one Ctrl-C ends it
 
 test: $(READY) ## all tests
 	@$(PY) -m pytest
+
+gpu: $(READY) ## the tests that need a GPU; without one they say so
+	@$(PY) -m pytest tests/gpu -k cuda -rs
 
 check: $(READY) ## format, lint, types, floors
 	@.venv/bin/ruff format --check .
@@ -32,6 +35,9 @@ compose-test: ## one answer through the stack of docker-compose.yml
 
 bench: $(READY) ## the figures, as a table and in build/bench.json
 	@$(PY) -m ops.bench
+
+bench-gpu: $(READY) ## the figures of a GPU, and build/bench-gpu.json
+	@$(PY) -m ops.bench.gpu
 
 clean: ## what tests and tools leave behind; not .venv, not .penstock
 	@rm -rf build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

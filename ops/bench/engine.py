@@ -200,6 +200,7 @@ def _circular(model: Any) -> Any:
 
 def forward(model: Any, count: int, clock: Clock = time.process_time) -> float:
     """Tokens a second of nothing but ``model.forward``: all rows of one length, transformers' own cache."""
+    model.set_attn_implementation("sdpa")  # an engine may have left its own
     cache = DynamicCache(config=model.config)
     prompt, ids = (
         torch.ones(count, length, dtype=torch.long, device=model.device) for length in (sum(_LENGTHS) // 2, 1)

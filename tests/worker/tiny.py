@@ -119,8 +119,8 @@ def rows(model: Any, slots: int = 8, end_ids: tuple[int, ...] = ()) -> RowModel:
 def generated(model: Any, prompt: tuple[int, ...], count: int, **more: Any) -> list[int]:
     """What ``generate`` says, up to the first step at which the two best scores are all but equal."""
     told = model.generate(
-        torch.tensor([prompt]),
-        attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+        torch.tensor([prompt], device=model.device),
+        attention_mask=torch.ones(1, len(prompt), dtype=torch.long, device=model.device),
         do_sample=False,
         max_new_tokens=count,
         output_scores=True,
