@@ -5,6 +5,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 LOCK := $(shell sha256sum requirements.lock | cut -c 1-16)
 READY := .venv/ready-$(LOCK)
+NATIVE := worker/engine/attend.so
 INDEX := $(if $(PENSTOCK_TORCH_INDEX),--extra-index-url $(PENSTOCK_TORCH_INDEX))
 
 .PHONY: help run test gpu check clients compose-test bench bench-gpu clean
@@ -12,10 +13,10 @@ INDEX := $(if $(PENSTOCK_TORCH_INDEX),--extra-index-url $(PENSTOCK_TORCH_INDEX))
 help: ## what can be done here
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-run: $(READY) ## the whole service in the foreground; one Ctrl-C ends it
+run: $(READY) $(NATIVE) ## the whole service in the foreground; one Ctrl-C ends it
 	@exec $(PY) -m ops.cli.main up
 
-test: $(READY) ## all tests
+test: $(READY) $(NATIVE) ## all tests
 	@$(PY) -m pytest
 
 gpu: $(READY) ## the tests that need a GPU; without one they say so
@@ -33,11 +34,16 @@ clients: $(READY) ## the JavaScript SDK against the bundled model; needs node an
 compose-test: ## one answer through the stack of docker-compose.yml
 	@ops/docker/compose-test.sh
 
-bench: $(READY) ## the figures, as a table and in build/bench.json
+bench: $(READY) $(NATIVE) ## the figures, as a table and in build/bench.json
 	@$(PY) -m ops.bench
 
-bench-gpu: $(READY) ## the figures of a GPU, and build/bench-gpu.json
+bench-gpu: $(READY) $(NATIVE) ## the figures of a GPU, and build/bench-gpu.json
 	@$(PY) -m ops.bench.gpu
+
+# Where there is no compiler, attention on a CPU is slower and otherwise the same.
+$(NATIVE): worker/engine/attend.c
+	@$(CC) -O3 -fno-math-errno -fno-trapping-math -fno-signed-zeros -fassociative-math -shared -fPIC -o $@ $< \
+	  || echo "No C compiler: attention on this CPU will be slower than it could be." >&2
 
 clean: ## what tests and tools leave behind; not .venv, not .penstock
 	@rm -rf build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

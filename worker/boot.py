@@ -16,6 +16,7 @@ from common.ledger.ledger import Ledger
 from common.ledger.replies import WorkerInfo
 from common.processes import UNUSABLE, die_with_parent
 from common.settings import Model, Settings, SettingsError, load
+from worker.engine import memory
 from worker.engine.engine import Engine
 from worker.hot import HotFile
 from worker.models import loader
@@ -36,6 +37,7 @@ class Worker:
         """Load the model; raises LoadError."""
         self._settings, self._model, self._worker = settings, model.name, worker
         self._loaded = loader.load(model, settings.threads)
+        memory.keep_freed()
         ledger = Ledger(settings.ledgers)
         publisher = Publishers(ledger, worker, model.name, settings.flush_ms / 1000)
         engine = Engine(self._loaded.model, publisher, hot=hot)

@@ -18,7 +18,7 @@ from transformers import ContinuousBatchingConfig, DynamicCache, GenerationConfi
 
 from common.jobs import Class, Job, Reply, Sampling, new_id
 from common.ledger.replies import Claim
-from worker.engine import rng
+from worker.engine import memory, rng
 from worker.engine.engine import Engine, Output
 from worker.engine.packed import PackedModel
 from worker.engine.sampler import Sampler
@@ -71,6 +71,7 @@ def measure() -> dict[str, float]:
     """Flat figures."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    memory.keep_freed()  # for all variants
     try:
         with torch.inference_mode():
             return _speeds() | _wide() | _moments() | {"sampler_152k_ms": _sampler_ms()}

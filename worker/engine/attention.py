@@ -6,12 +6,14 @@ way stands in a ``Step``. Honours sliding windows, soft-capping, sinks and group
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from worker.engine.memory import in_large_pages
 
 NAME = "penstock"
 _FIRST = 2  # blocks before anybody knows how large a layer's are
@@ -39,7 +41,8 @@ class Store:
     def resize(self, blocks: int) -> None:
         """So many blocks, all empty."""
         self.keys, self.values = (
-            one.new_zeros((one.shape[0], blocks, *one.shape[2:])) for one in (self.keys, self.values)
+            in_large_pages(one.new_empty((one.shape[0], blocks, *one.shape[2:]))).zero_()
+            for one in (self.keys, self.values)
         )
 
     def wipe(self, block: int) -> None:
@@ -57,9 +60,32 @@ class Store:
         return self.keys.index_select(1, blocks).flatten(1, 2), self.values.index_select(1, blocks).flatten(1, 2)
 
 
+@dataclass(frozen=True, slots=True)
+class How:
+    """What a layer asks of attention."""
+
+    scaling: float
+    window: int | None = None
+    softcap: float | None = None
+    sinks: Tensor | None = None  # [H]
+
+
+class Singles(Protocol):
+    """Tokens that are read one by one, at the places ``start`` to ``start + count`` of the row."""
+
+    start: int
+
+    @property
+    def count(self) -> int:
+        """How many."""
+
+    def attend(self, query: Tensor, store: Store, how: How) -> Tensor:
+        """``query`` [H, n, D] to [n, H, D]; their own keys and values are stored already."""
+
+
 @dataclass(slots=True)
 class Group:
-    """Sequences that read one token each, at the places ``start`` to ``start + count`` of the row."""
+    """One token each of some sequences, whose blocks are gathered."""
 
     start: int
     positions: Tensor  # [n]
@@ -72,7 +98,22 @@ class Group:
         """How many."""
         return len(self.positions)
 
-    def view(self, window: int | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    def attend(self, query: Tensor, store: Store, how: How) -> Tensor:
+        """As ``Singles`` has it."""
+        blocks, hidden = self._view(how.window, query.dtype)
+        keys, values = store.read(blocks)  # [h, n * L, D]
+        heads, count = keys.shape[0], self.count
+        each = query.shape[0] // heads
+        asked = query.view(heads, each, count, -1).transpose(1, 2).reshape(heads * count, each, -1)
+        scores = torch.bmm(asked * how.scaling, keys.view(heads * count, -1, keys.shape[-1]).transpose(1, 2))
+        if how.softcap:
+            scores = how.softcap * torch.tanh(scores / how.softcap)
+        scores = scores.view(heads, count, each, -1).add_(hidden[:, None])
+        shares = _shares(scores, None if how.sinks is None else how.sinks.view(heads, 1, each, 1))
+        told = torch.bmm(shares.view(heads * count, each, -1), values.view(heads * count, -1, values.shape[-1]))
+        return told.view(heads, count, each, -1).transpose(0, 1).reshape(count, heads * each, -1)
+
+    def _view(self, window: int | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """The blocks that are read, [n * B'], and what hides the rest of them, [n, B' * size] to be added."""
         if window not in self._views:
             first = 0
@@ -103,7 +144,7 @@ class Step:
 
     stores: dict[int, Store]
     at: Tensor  # [T], where each token's keys and values go
-    groups: Sequence[Group]
+    singles: Sequence[Singles]
     pieces: Sequence[Piece]
     size: int  # tokens of a block
 
@@ -146,40 +187,16 @@ def attend(  # noqa: PLR0913  transformers calls it so
     if store is None:  # the first step of all is a test, in a few blocks
         store = step.stores[module.layer_idx] = Store.like(keys, values, _FIRST, step.size)
     store.write(step.at, keys, values)
-    how = _How(scaling or query.shape[-1] ** -0.5, sliding_window, softcap, s_aux)
-    attended = [_group(query[0, :, one.start : one.start + one.count], store, one, how) for one in step.groups]
+    how = How(scaling or query.shape[-1] ** -0.5, sliding_window, softcap, s_aux)
+    attended = [one.attend(query[0, :, one.start : one.start + one.count], store, how) for one in step.singles]
     for piece in step.pieces:
         part = slice(piece.start, piece.start + piece.count)
         seen = store.read(piece.blocks) if piece.position else (keys[:, part], values[:, part])
         attended.append(_piece(query[0, :, part], *seen, piece, how))
-    return torch.cat(attended)[None], None
+    return (attended[0] if len(attended) == 1 else torch.cat(attended))[None], None
 
 
-@dataclass(frozen=True, slots=True)
-class _How:
-    scaling: float
-    window: int | None
-    softcap: float | None
-    sinks: Tensor | None  # [H]
-
-
-def _group(query: Tensor, store: Store, group: Group, how: _How) -> Tensor:
-    """One token each; ``query`` [H, n, D] to [n, H, D]."""
-    blocks, hidden = group.view(how.window, query.dtype)
-    keys, values = store.read(blocks)  # [h, n * L, D]
-    heads, count = keys.shape[0], group.count
-    each = query.shape[0] // heads
-    asked = query.view(heads, each, count, -1).transpose(1, 2).reshape(heads * count, each, -1)
-    scores = torch.bmm(asked * how.scaling, keys.view(heads * count, -1, keys.shape[-1]).transpose(1, 2))
-    if how.softcap:
-        scores = how.softcap * torch.tanh(scores / how.softcap)
-    scores = scores.view(heads, count, each, -1).add_(hidden[:, None])
-    shares = _shares(scores, None if how.sinks is None else how.sinks.view(heads, 1, each, 1))
-    told = torch.bmm(shares.view(heads * count, each, -1), values.view(heads * count, -1, values.shape[-1]))
-    return told.view(heads, count, each, -1).transpose(0, 1).reshape(count, heads * each, -1)
-
-
-def _piece(query: Tensor, keys: Tensor, values: Tensor, piece: Piece, how: _How) -> Tensor:
+def _piece(query: Tensor, keys: Tensor, values: Tensor, piece: Piece, how: How) -> Tensor:
     """A run of tokens; ``query`` [H, t, D], ``keys`` [h, L or more, D] to [t, H, D]."""
     length = piece.position + piece.count
     keys, values = keys[:, :length], values[:, :length]
@@ -209,7 +226,7 @@ def _band(piece: Piece, window: int | None, device: torch.device) -> Tensor | No
     return distance >= 0 if window is None else (distance >= 0) & (distance < window)
 
 
-def _plain(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, how: _How) -> Tensor:
+def _plain(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, how: How) -> Tensor:
     """Step by step, for what the fused kernels lack."""
     each = query.shape[0] // keys.shape[0]
     keys, values = keys.repeat_interleave(each, 0), values.repeat_interleave(each, 0)

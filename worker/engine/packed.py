@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from worker.engine import attention
-from worker.engine.attention import Group, Piece, Step, Store
+from worker.engine import attention, native
+from worker.engine.attention import Group, Piece, Singles, Step, Store
 from worker.engine.blocks import Blocks
 from worker.engine.edits import Editor
 from worker.engine.model import Drawn, Feed
@@ -25,6 +25,7 @@ from worker.engine.text import Speech
 
 SIZE = 16  # tokens of a block
 _SPREAD = 2  # feeds of one token whose lengths differ by more are read apart
+_SHORT = 8  # tokens of one sequence that are better read as if each were another's
 _KEPT = 2  # times what those who run can use at most: the rest is kept for those who read the same
 _LAYERS = {"full_attention", "sliding_attention"}
 _ASKED = {"position_ids", "logits_to_keep"}  # what a forward must take
@@ -39,6 +40,8 @@ class PackedModel:
         self.slots = slots
         self.decode, self.spell = speech.decode, speech.spell
         self._model, self._device = model, model.device
+        can_attend = model.device.type == "cpu" and model.dtype in native.DTYPES
+        self._attend = native.library() if can_attend else None
         self._editor, self._sampler = Editor(model.device), Sampler(model.device)
         self._poisoned: dict[int, Sequence[int]] = {}  # slots whose logits were not finite, and their blocks
         self._stores: dict[int, Store] = {}
@@ -112,16 +115,15 @@ class PackedModel:
 
     def _read(self, feeds: Sequence[Feed]) -> dict[int, Tensor]:
         """One forward; the logits of each slot's last places, [k, V]: as many as it asks for, at least one."""
-        singles = [feed for feed in feeds if len(feed.tokens) == 1]
-        groups = [_grouped(group, self._device) for group in _alike(singles)]
-        order = [feed for group in _alike(singles) for feed in group] + [feed for feed in feeds if len(feed.tokens) > 1]
+        short = _SHORT if self._attend else 1
+        single = [feed for feed in feeds if len(feed.tokens) <= short]
+        longer = [feed for feed in feeds if len(feed.tokens) > short]
+        singles, order = self._read_singly(single)
+        order = [*order, *longer]
         starts = [0, *accumulate(len(feed.tokens) for feed in order)]
-        for group, start in zip(groups, accumulate((group.count for group in groups), initial=0), strict=False):
-            group.start = start
         pieces = [
             Piece(start, len(feed.tokens), feed.position, self._table(feed))
-            for feed, start in zip(order, starts, strict=False)
-            if len(feed.tokens) > 1
+            for feed, start in zip(longer, starts[len(single) :], strict=False)
         ]
         ids = [token for feed in order for token in feed.tokens]
         positions = [at for feed in order for at in _span(feed)]
@@ -129,7 +131,7 @@ class PackedModel:
         wanted = [_wanted(feed) for feed in order]
         keep = [at for end, count in zip(starts[1:], wanted, strict=True) for at in range(end - count, end)]
         row = torch.tensor([ids, positions, places], device=self._device)  # one transfer for all
-        attention.begin(Step(self._stores, row[2], groups, pieces, SIZE))
+        attention.begin(Step(self._stores, row[2], singles, pieces, SIZE))
         try:
             output = self._model(
                 input_ids=row[:1],
@@ -141,6 +143,18 @@ class PackedModel:
             attention.end()
         logits: Tensor = output.logits[0]
         return {feed.slot: part for feed, part in zip(order, torch.split(logits, wanted), strict=True)}
+
+    def _read_singly(self, feeds: Sequence[Feed]) -> tuple[Sequence[Singles], Sequence[Feed]]:
+        """Who reads single tokens, and in which order."""
+        if self._attend and feeds:
+            tables = [feed.blocks[: -(-_end(feed) // SIZE)] for feed in feeds for _ in feed.tokens]
+            return [native.Rows(self._attend, 0, tables, [at + 1 for feed in feeds for at in _span(feed)])], feeds
+        groups: list[Singles] = []
+        order: list[Feed] = []
+        for some in _alike(feeds):
+            groups.append(_grouped(len(order), some, self._device))
+            order += some
+        return groups, order
 
     def _table(self, feed: Feed) -> Tensor:
         count = -(-_end(feed) // SIZE)
@@ -183,14 +197,14 @@ def _alike(feeds: Sequence[Feed]) -> Iterator[list[Feed]]:
         yield group
 
 
-def _grouped(feeds: Sequence[Feed], device: torch.device) -> Group:
+def _grouped(start: int, feeds: Sequence[Feed], device: torch.device) -> Group:
     counts = [feed.position // SIZE + 1 for feed in feeds]
     most = max(counts)
     table = [
         [*feed.blocks[:count], *[feed.blocks[0]] * (most - count)] for feed, count in zip(feeds, counts, strict=True)
     ]
     positions = torch.tensor([feed.position for feed in feeds], device=device)
-    return Group(0, positions, torch.tensor(table, device=device), SIZE)
+    return Group(start, positions, torch.tensor(table, device=device), SIZE)
 
 
 def _refuse(model: Any) -> None:
