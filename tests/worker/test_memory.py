@@ -1,3 +1,4 @@
+import ctypes
 import re
 import subprocess
 import sys
@@ -9,32 +10,33 @@ import torch
 from common.settings import REPOSITORY
 from worker.engine import memory
 
-_STEPS = """
-import resource, sys
+_FREED = 5 * 2**22  # bytes
+_STEP = """
+import ctypes, sys
 import torch
 from worker.engine import memory
 
-def step():
-    return torch.empty(2**20).fill_(1), torch.empty(2**18).fill_(1)
+class Info(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_size_t) for name in "arena ordblks smblks hblks hblkhd u f uord fordblks keep".split()]
 
+info = ctypes.CDLL(None).mallinfo2
+info.restype = Info
 assert sys.argv[1] == "as it is" or memory.keep_freed()
-step()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(20):
-    step()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+before = info().fordblks
+torch.empty(int(sys.argv[2]) // 4).fill_(1)
+print(info().fordblks - before)
 """
 
 
-def _faults(how: str) -> int:
-    """Pages that twenty steps of five megabytes had to fault in again, in a process of their own."""
-    done = subprocess.run([sys.executable, "-c", _STEPS, how], cwd=REPOSITORY, capture_output=True, check=True)
-    return int(done.stdout)
+def _kept(how: str) -> int:
+    """Bytes that a process of its own still has for the next step when it has freed a tensor."""
+    command = [sys.executable, "-c", _STEP, how, str(_FREED)]
+    return int(subprocess.run(command, cwd=REPOSITORY, capture_output=True, check=True).stdout)
 
 
-@pytest.mark.skipif(not memory.keep_freed(), reason="the C library is not glibc")
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="the C library is not glibc")
 def test_what_a_step_frees_is_there_for_the_next_one() -> None:
-    assert _faults("kept") < 100 < _faults("as it is")
+    assert _kept("as it is") < _FREED // 2 < _kept("kept")
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="not Linux")
