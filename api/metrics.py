@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import ClassVar
@@ -21,6 +21,7 @@ from api import folders
 from common import telemetry
 from common.errors import StorageError
 from common.ledger.ledger import Ledger
+from common.ledger.replies import WorkerInfo
 from common.processes import UNUSABLE
 from common.settings import Settings, SettingsError, load
 
@@ -64,7 +65,25 @@ class LedgerCollector:
                 living.add_metric([model, state], sum(worker.state == state for worker in own))
             slots.add_metric([model], sum(worker.slots for worker in own))
             free.add_metric([model], sum(worker.free for worker in own))
-        return living, slots, free
+        return living, slots, free, *self._gauges(workers)
+
+    def _gauges(self, workers: Sequence[WorkerInfo]) -> list[Metric]:
+        """What workers say is in use, and the share of all blocks for keys and values."""
+        sums: dict[str, dict[str, float]] = {}
+        for worker in workers:
+            for name, value in worker.gauges.items():
+                by_model = sums.setdefault(name, dict.fromkeys(self._models, 0.0))
+                by_model[worker.model] = by_model.get(worker.model, 0.0) + value
+        if blocks := sums.get("kv_blocks"):
+            used = sums["kv_blocks_used"]
+            sums["kv_cache_usage_perc"] = {model: used[model] / count for model, count in blocks.items() if count}
+        return [self._gauge(name, by_model) for name, by_model in sums.items()]
+
+    def _gauge(self, name: str, by_model: Mapping[str, float]) -> Metric:
+        family = GaugeMetricFamily(f"penstock_{name}", f"Workers' {name}", labels=["model_name"])
+        for model, value in by_model.items():
+            family.add_metric([model], value)
+        return family
 
     def _counters(self) -> list[Metric]:
         families: dict[str, CounterMetricFamily] = {}

@@ -65,6 +65,7 @@ class Model(BaseModel):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     device: str = "auto"
     quantization: Literal["nf4", "int8"] | None = None  # by bitsandbytes, while loading
+    deterministic: bool = False  # each sequence is computed alone: the same bits whoever runs beside it, and slower
     trust_remote_code: bool = False
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import psutil
 import pytest
 import redis
+import structlog
 
 from common.ledger.ledger import Ledger
 from common.settings import Settings
@@ -19,6 +20,14 @@ _LIBRARIES = ("tqdm",)  # threads that a library keeps for the life of the proce
 def _no_settings_of_this_shell() -> None:
     for name in [name for name in os.environ if name.startswith("PENSTOCK_")]:  # noqa: TID251  to clear it
         del os.environ[name]  # noqa: TID251
+
+
+@pytest.fixture(autouse=True)
+def _plain_tracebacks() -> None:
+    """As the house logs them: to print each frame's variables, tensors among them, takes seconds."""
+    if not structlog.is_configured():
+        render = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+        structlog.configure(processors=[structlog.processors.add_log_level, render])
 
 
 @pytest.fixture(scope="session")

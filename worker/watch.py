@@ -144,7 +144,8 @@ class Heart:
                 self._end(why)
             engine = self._parts.engine
             held = self._parts.intake.held()  # first: what comes in later is too young to be missed
-            info = replace(self._info, free=max(0, engine.room().free), tokens_per_s=engine.tokens_per_s)
+            free, rate = max(0, engine.room().free), engine.tokens_per_s
+            info = replace(self._info, free=free, tokens_per_s=rate, gauges=engine.gauges())
             counters = dict(engine.counters)
             new = {name: value - self._told.get(name, 0.0) for name, value in counters.items()}
             told = {name: value for name, value in new.items() if value and partition == 0}

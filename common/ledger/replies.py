@@ -1,5 +1,6 @@
 """What the ledger's calls take and give."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -88,6 +89,7 @@ class WorkerInfo:
     free: int
     state: Literal["ready", "draining"]
     tokens_per_s: float | None = None  # measured lately; None: not yet
+    gauges: Mapping[str, float] = field(default_factory=dict)  # what is in use
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """Between the scripts' words and our nouns; pure."""
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, cast
 
@@ -95,7 +96,7 @@ def emit_reply(replies: Sequence[tuple[Ids, Ids, Ids, Ids, Ids, Counts]]) -> Emi
 def beat(info: WorkerInfo, name: str, counters: Mapping[str, float], held: Iterable[str] | None) -> list[str | float]:
     """BEAT's arguments."""
     told = ("model", info.model, "slots", info.slots, "free", info.free, "state", info.state)
-    rate = ("tokens_per_s", info.tokens_per_s or 0)
+    rate = ("tokens_per_s", info.tokens_per_s or 0, "gauges", json.dumps(dict(info.gauges)))
     counted = [part for pair in counters.items() for part in pair]
     jobs = ("",) if held is None else ("held", *held)
     return [info.worker, info.model, name, len(told) + len(rate), *told, *rate, len(counted), *counted, *jobs]
@@ -109,9 +110,9 @@ def beat_reply(reply: tuple[Ids, Ids, Counts]) -> BeatReply:
 
 def worker_info(row: Ids) -> WorkerInfo:
     """What a worker said of itself."""
-    worker, model, slots, free, told, rate = (cell.decode() for cell in row)
+    worker, model, slots, free, told, rate, gauges = (cell.decode() for cell in row)
     is_ready = cast("Literal['ready', 'draining']", told)
-    return WorkerInfo(worker, model, int(slots), int(free), is_ready, float(rate) or None)
+    return WorkerInfo(worker, model, int(slots), int(free), is_ready, float(rate) or None, json.loads(gauges))
 
 
 def ring(record: bytes) -> Ring:

@@ -14,7 +14,9 @@ class Hand:
         self._said: dict[str, int] = {}
 
     def beat(self, state: str = "ready") -> None:
-        self.ledger.beat(WorkerInfo(self.name, self.model, 32, 32, state), {})  # type: ignore[arg-type]
+        gauges = {"sequences_running": 2, "kv_blocks": 40, "kv_blocks_used": 10, "kv_blocks_cached": 5}
+        info = WorkerInfo(self.name, self.model, 32, 32, state, None, gauges)  # type: ignore[arg-type]
+        self.ledger.beat(info, {})
 
     def claim(self) -> Job:
         claim = self.ledger.claim(self.name, self.model, CLASSES)

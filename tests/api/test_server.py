@@ -90,6 +90,8 @@ def test_metrics_show_what_front_ends_counted_and_what_the_ledger_knows(
     assert 'penstock_num_requests_waiting{class="interactive",model_name="m"} 1.0' in page
     assert 'penstock_workers{model_name="m",state="ready"} 1.0' in page
     assert "penstock_redis_up 1.0" in page
+    assert 'penstock_kv_blocks_cached{model_name="m"} 5.0' in page
+    assert 'penstock_kv_cache_usage_perc{model_name="m"} 0.25' in page
     assert (elsewhere.status_code, status) == (404, 0)
 
 

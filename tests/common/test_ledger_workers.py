@@ -25,7 +25,7 @@ CARD = ModelCard(
 
 
 def test_a_worker_is_seen_as_it_describes_itself(ledger: Ledger) -> None:
-    info = WorkerInfo("w1", "a/b", 32, 5, "draining", 12.5)
+    info = WorkerInfo("w1", "a/b", 32, 5, "draining", 12.5, {"kv_blocks": 7, "kv_blocks_used": 1.5})
 
     ledger.beat(info, {})
 

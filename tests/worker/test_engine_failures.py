@@ -3,6 +3,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 
 import pytest
+import torch
 
 from common.jobs import Delta, Done, Failed, Job
 from tests.builders import a_job
@@ -188,6 +189,63 @@ def test_a_loop_that_breaks_twice_in_a_row_is_given_up() -> None:
     assert told
     assert not engine._thread.is_alive()
     assert (sink.calls, engine.stalled_s()) == (2, math.inf)
+
+
+class _Small(Watched):
+    """Has memory for steps of so many sequences."""
+
+    def __init__(self, most: int, error: Exception) -> None:
+        super().__init__(4)
+        self._most, self._error = most, error
+        self.relieved = 0
+
+    def step(self, feeds: Sequence[Feed]) -> Mapping[int, Drawn]:
+        if len(feeds) > self._most:
+            raise self._error
+        return super().step(feeds)
+
+    def relieve(self) -> None:
+        self.relieved += 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_where_memory_is_short_the_newest_wait_and_nobody_fails(error: Exception) -> None:
+    jobs = [counting("1 ", 6, seed=seed) for seed in (1, 2, 3)]
+    late = counting("1 ", 6, seed=4, cls="batch")
+    model = _Small(3, error)
+    engine, notes = an_engine(model, late, *jobs)
+
+    finish(engine)
+
+    assert [notes.text(job) for job in (*jobs, late)] == ["2 3 4 "] * 4
+    assert not any(is_failed(notes, job) for job in (*jobs, late))
+    assert [engine.counters[name] for name in ("out_of_memory", "preemptions", "failed")] == [1, 1, 0]
+    assert model.relieved == 1
+    assert all(feed.draw.key not in keys(late) for feed in model.steps[0])
+
+
+def test_one_for_whom_memory_is_never_enough_fails_alone() -> None:
+    jobs = [counting("1 ", 6, seed=seed) for seed in (1, 2, 3)]
+
+    class _Never(_Small):
+        def step(self, feeds: Sequence[Feed]) -> Mapping[int, Drawn]:
+            if any(feed.draw.key in keys(jobs[1]) for feed in feeds):
+                raise self._error
+            return super().step(feeds)
+
+    engine, notes = an_engine(_Never(4, MemoryError()), *jobs)
+
+    finish(engine)
+
+    assert [is_failed(notes, job) for job in jobs] == [False, True, False]
+    assert [notes.text(job) for job in jobs] == ["2 3 4 ", "", "2 3 4 "]
 
 
 def test_a_device_that_is_lost_fails_nobody_and_gives_the_process_up() -> None:

@@ -227,7 +227,7 @@ def test_a_parked_answer_tells_each_entry_once() -> None:
     engine.add(a_claim(_job(2, 1, (3, 4))))
     finish(engine)
 
-    assert engine.counters["parked"] == 1
+    assert engine.counters["preemptions"] == 1
     assert len(_entries(notes.events[job.id])) == 20
 
 

@@ -76,6 +76,25 @@ def test_a_prompt_in_pieces_is_answered_as_in_one(name: str, tokens: int) -> Non
     assert longest <= tokens
 
 
+def test_a_prompt_with_scores_is_told_the_same_in_pieces() -> None:
+    job = asked(90, 8, sampling=Sampling(8, 0.0, logprobs=3), echo=(Echo("x" * 90, tuple(range(90))),))
+    whole = _entries(answers(tiny.packed(), a_claim(job)).events[job.id], 0)
+    engine, notes = an_engine(tiny.packed(), asked(5, 60), job)
+    steps = 0
+    while engine.stalled_s() is not None:
+        _slow(engine, 16)
+        before = engine.counters["prefilled_tokens"]
+        engine.step()
+        steps += engine.counters["prefilled_tokens"] > before
+    pieces = _entries(notes.events[job.id], 0)
+
+    assert steps == 6
+    assert [one.token for one in pieces] == [one.token for one in whole]
+    assert [one.value for one in pieces[1:]] == pytest.approx([one.value for one in whole[1:]], abs=1e-4)
+    assert [one.top[0][0] for one in pieces[1:]] == [one.top[0][0] for one in whole[1:]]
+    assert len(pieces) == 98
+
+
 @pytest.mark.parametrize("length", [31, 32, 33, 34, 49])
 def test_every_token_of_a_prompt_in_pieces_is_counted_as_read(length: int) -> None:
     job = asked(length, 3)
@@ -299,7 +318,7 @@ def test_a_parked_answer_comes_back_the_same_and_behind_its_own_blocks() -> None
         engine.add(a_claim(asked(4, 2, cls="normal", n=slots)))
     finish(engine)
 
-    assert engine.counters["parked"] == 6
+    assert engine.counters["preemptions"] == 6
     assert is_what_generate_says(tiny.network(), notes, jobs)
     assert engine.counters["prefilled_tokens"] < 25 + 30 + 42 + 3 * 4 + 6 * 20 + 60
 

@@ -123,7 +123,7 @@ def test_a_parked_answer_comes_back_the_same() -> None:
         engine.add(a_claim(asked(4, 2, cls="normal", n=slots)))
     finish(engine)
 
-    assert engine.counters["parked"] == 6
+    assert engine.counters["preemptions"] == 6
     assert is_what_generate_says(_LLAMA, notes, jobs)
 
 

@@ -187,6 +187,41 @@ def test_the_room_says_what_is_left_and_for_whom() -> None:
     assert desk.scheduler.room() == Room(4, 0, frozenset(), "normal")
 
 
+def test_where_memory_is_short_fewer_run_until_nothing_is_left_to_do() -> None:
+    desk = _Desk(4)
+    desk.add("n", "normal")
+    desk.add("b1", "batch", n=2)
+    desk.add("b2", "batch")
+    desk.admit()
+    assert desk.running == ["n", "b1", "b1", "b2"]
+
+    desk.scheduler.shrink(0.0)
+
+    assert (desk.running, desk.admit()) == (["n", "b1", "b1"], [])
+    assert desk.scheduler.room().free == -1
+    desk.scheduler.shrink(0.0)
+    desk.scheduler.shrink(0.0)  # who is alone stays
+    assert (desk.running, desk.admit(), desk.scheduler.parked) == (["n"], [], 2)
+    desk.remove("n")
+    assert [desk.admit() for _ in range(2)] == [["b1"], []]
+    for name in ("b1", "b2"):
+        desk.remove(name)
+    assert desk.scheduler.room() == Room(4, 4, frozenset(), None)
+
+
+def test_the_pace_shrinks_and_recovers() -> None:
+    pace = Pace()
+    pace.shrink()
+    pace.shrink()
+    assert pace.prefill_tokens == 128
+    for _ in range(9):
+        pace.shrink()
+    assert pace.prefill_tokens == 16
+
+    pace.recover()
+    assert pace.prefill_tokens == 512
+
+
 def test_the_pace_learns_what_a_prompt_token_costs() -> None:
     pace = Pace()
     assert (pace.tokens_per_s, pace.prefill_tokens) == (None, 512)

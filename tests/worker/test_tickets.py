@@ -220,7 +220,7 @@ def test_a_higher_class_takes_the_place_of_batch_work(ledger: Ledger) -> None:
         until(lambda: person.id in worker.publisher.held())
         worker.say(2)
 
-        assert (len(tokens(ledger, person)), worker.engine.counters["parked"]) == (2, 1)
+        assert (len(tokens(ledger, person)), worker.engine.counters["preemptions"]) == (2, 1)
         worker.finish()
     assert [is_whole(ledger, job, 12) for job in (person, *batch)] == [True] * 3
 

@@ -140,7 +140,7 @@ def test_a_beat_says_what_there_is_room_for(ledger: Ledger) -> None:
         worker.claim()
         worker.heart()
 
-        assert ledger.workers() == (WorkerInfo("w1", "m", 4, 3, "ready"),)
+        assert ledger.workers() == (WorkerInfo("w1", "m", 4, 3, "ready", None, {"sequences_running": 0}),)
 
 
 def test_a_worker_that_drains_says_so_at_once(ledger: Ledger) -> None:

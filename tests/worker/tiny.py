@@ -111,9 +111,9 @@ class Spoken:
 LETTERS = Spoken(letters)
 
 
-def rows(model: Any, slots: int = 8, end_ids: tuple[int, ...] = ()) -> RowModel:
+def rows(model: Any, slots: int = 8, end_ids: tuple[int, ...] = (), *, is_deterministic: bool = False) -> RowModel:
     """The same model as the engine sees it."""
-    return RowModel(model, LETTERS, Bounds(CONTEXT, end_ids), slots)
+    return RowModel(model, LETTERS, Bounds(CONTEXT, end_ids, is_deterministic), slots)
 
 
 def generated(model: Any, prompt: tuple[int, ...], count: int, **more: Any) -> list[int]:
@@ -134,9 +134,16 @@ def generated(model: Any, prompt: tuple[int, ...], count: int, **more: Any) -> l
 
 
 def packed(
-    name: str = "llama", slots: int = 8, end_ids: tuple[int, ...] = (), blocks: int = 400, damaged: Any = None
+    name: str = "llama",
+    slots: int = 8,
+    end_ids: tuple[int, ...] = (),
+    blocks: int = 400,
+    damaged: Any = None,
+    *,
+    is_deterministic: bool = False,
 ) -> PackedModel:
     """A model of this architecture whose sequences lie in blocks; its network cannot ``generate`` any more."""
     model = damaged if damaged is not None else network(name)
     per_token = 2 * 4 * sum(p.shape[0] for n, p in model.named_parameters() if n.endswith("k_proj.weight"))
-    return PackedModel(model, LETTERS, Bounds(CONTEXT, end_ids), slots, blocks * SIZE * (per_token or 2**12))
+    bounds = Bounds(CONTEXT, end_ids, is_deterministic)
+    return PackedModel(model, LETTERS, bounds, slots, blocks * SIZE * (per_token or 2**12))

@@ -14,7 +14,7 @@ from common.errors import InternalError
 from common.jobs import Delta, Done, Event, Failed, Usage
 from common.ledger.replies import Claim
 from worker.engine import sequence as sequences
-from worker.engine.forward import Feeds, Forward, Hot, LostModelError, Tokens, entering
+from worker.engine.forward import Feeds, Forward, Hot, LostModelError, ShortOfMemoryError, Tokens, entering
 from worker.engine.model import Drawn, Feed, Model
 from worker.engine.scheduler import Pace, Room, Scheduler
 from worker.engine.sequence import Work
@@ -30,7 +30,8 @@ _COUNTED = (
     "cached_tokens",
     "guessed_tokens",
     "guessed_right",
-    "parked",
+    "preemptions",
+    "out_of_memory",
     "failed",
 )
 _FAILED = Failed.of(InternalError("The server failed while it worked on this request."))
@@ -97,7 +98,8 @@ class Engine:
             elif work.is_finished:
                 self._end(work, _done(work))
             else:  # parked ahead of the claim alone, they could be back before it came
-                self.counters["parked"] += self._scheduler.park(0, work.cls, time.monotonic())
+                self._scheduler.park(0, work.cls, time.monotonic())
+                self.counters["preemptions"] = self._scheduler.parked
             self._changed.notify_all()
 
     def end(self, job_id: str, failed: Failed) -> None:
@@ -134,6 +136,16 @@ class Engine:
         with self._changed:
             return self._scheduler.room()
 
+    def gauges(self) -> dict[str, int]:
+        """What is in use."""
+        with self._changed:
+            running, blocks = len(self._scheduler.running), self._model.blocks
+            if blocks is None:
+                return {"sequences_running": running}
+            used = blocks.count - blocks.available
+            told = {"kv_blocks": blocks.count, "kv_blocks_used": used, "kv_blocks_cached": blocks.kept}
+            return {"sequences_running": running, **told}
+
     def stalled_s(self) -> float | None:
         """Seconds since the last step began; None when there is nothing to do."""
         if self._strikes >= _OUT:
@@ -152,7 +164,11 @@ class Engine:
         with self._changed:
             self._began = began
             feeds = self._plan(began)
-        tokens = self._forward.read(feeds)
+        try:
+            tokens = self._forward.read(feeds)
+        except ShortOfMemoryError:
+            feeds = self._smaller(began)
+            tokens = self._forward.read(feeds, is_last=True)
         with self._changed:
             generated = self.counters["generation_tokens"]
             self._apply(feeds, tokens)
@@ -163,11 +179,28 @@ class Engine:
 
     def _plan(self, now: float) -> Feeds:
         """Who reads what in this step; the slots that were given up are free from here on."""
-        for slot in self._scheduler.vacated():
-            self._model.free(slot)
+        self._vacate()
         for sequence in self._scheduler.admit(self._pace.prefill_tokens, now):
             self.counters["cached_tokens"] += sequence.read
             self._begin(sequence, now)
+        return self._feeds(now)
+
+    def _smaller(self, now: float) -> Feeds:
+        """The same when there was too little memory for it."""
+        with self._changed:
+            log.warning("out of memory; the step is done again with less", running=len(self._scheduler.running))
+            self.counters["out_of_memory"] += 1
+            self._scheduler.shrink(now)
+            self._pace.shrink()
+            self._vacate()
+            self._model.relieve()
+            return self._feeds(now)
+
+    def _vacate(self) -> None:
+        for slot in self._scheduler.vacated():
+            self._model.free(slot)
+
+    def _feeds(self, now: float) -> Feeds:
         feeds: Feeds = {}
         budget = self._pace.prefill_tokens
         for sequence in self._due():
@@ -196,6 +229,7 @@ class Engine:
             tuple(sequence.blocks),
             sequence.past(),
             sequence.is_reading,
+            sequence.follows(count),
         )
 
     def _begin(self, sequence: sequences.Sequence, now: float) -> None:
@@ -216,6 +250,7 @@ class Engine:
         self._pace.note(seconds, prefilled, int(self.counters["generation_tokens"] - generated))
         self.counters["steps"] += bool(feeds)
         self.counters["prefilled_tokens"] += prefilled
+        self.counters["preemptions"] = self._scheduler.parked
 
     def _apply(self, feeds: Feeds, tokens: Tokens) -> None:
         """Tokens to events; a sequence that was parked or ended meanwhile loses its token."""
@@ -240,6 +275,8 @@ class Engine:
         """What a sequence says after it has read this. Raises ValueError where the model had nothing for it."""
         if drawn is None or (feed.draws and drawn.token is None):
             raise ValueError("the model gave no token")
+        if not feed.draws:
+            sequence.score(drawn.scores)
         guessed = feed.tokens[len(feed.tokens) + 1 - feed.draws :] if feed.draws > 1 else ()
         events: list[Delta] = []
         said = 0
@@ -297,6 +334,7 @@ class Engine:
             del self._outputs[: len(outputs)]
             if not self._has_work():
                 self._began = None
+                self._pace.recover()
                 self._changed.notify_all()
 
     def _has_work(self) -> bool:

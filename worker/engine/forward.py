@@ -26,21 +26,28 @@ class LostModelError(Exception):
     """Not one of several sequences can be computed: it is not theirs that something broke."""
 
 
+class ShortOfMemoryError(Exception):
+    """A step needs more memory than there is; nothing of it has happened."""
+
+
 class Forward:
     """A model, and where the supervising parent can read what it is working on."""
 
     def __init__(self, model: Model, hot: Hot | None) -> None:
         self._model, self._hot = model, hot
 
-    def read(self, feeds: Feeds) -> Tokens:
+    def read(self, feeds: Feeds, *, is_last: bool = False) -> Tokens:
         """The next tokens, but for the sequences that cannot have one.
 
-        A step that raises is done again in parts: each new sequence alone, the others together, and if that raises as
+        Raises ShortOfMemoryError where a smaller step might fit, unless this ``is_last`` that can be tried. Any other
+        step that raises is done again in parts: each new sequence alone, the others together, and if that raises as
         well, in halves. Who raises alone fails alone. Raises LostModelError when all of several do.
         """
         try:
             return self._read(feeds)
-        except Exception:  # a model may raise anything
+        except Exception as error:  # a model may raise anything
+            if len(feeds) > 1 and not is_last and _is_short(error):
+                raise ShortOfMemoryError from error
             log.exception("a step failed; looking for the cause", sequences=len(feeds))
         prompts = entering(feeds)
         tokens = self._tried({sequence: feed for sequence, feed in feeds.items() if sequence not in prompts})
@@ -69,6 +76,15 @@ class Forward:
             self._hot.mark({sequence.job_id for sequence in entering(feeds) or feeds})
         tokens = self._model.step(tuple(feeds.values()))
         return {sequence: tokens[feed.slot] for sequence, feed in feeds.items()}
+
+
+def _is_short(error: Exception) -> bool:
+    """Of memory: torch has an error of its own for a GPU, and only words for a CPU."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "DefaultCPUAllocator" in str(error)
+    )
 
 
 def entering(feeds: Feeds) -> Feeds:

@@ -22,6 +22,16 @@ def keep_freed() -> bool:
     return all((libc.mallopt(_MMAP_THRESHOLD, _LARGEST), libc.mallopt(_TRIM_THRESHOLD, _KEPT)))
 
 
+def give_back(device: Any) -> None:
+    """What freed tensors left behind for the next ones."""
+    if device.type == "cuda":
+        import torch
+
+        torch.cuda.empty_cache()
+    elif hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)
+
+
 def in_large_pages(tensor: Any) -> Any:
     """The same torch tensor beside a CPU, not yet written to: in pages of 2 MB if the system has some."""
     libc = ctypes.CDLL(None)

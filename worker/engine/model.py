@@ -12,7 +12,7 @@ from worker.engine.text import Speech
 
 @dataclass(frozen=True, slots=True)
 class Feed:
-    """What the model is to read for one sequence: all its tokens (position 0), or the newest one."""
+    """What the model is to read for one sequence: its tokens from a place on, as many as the step has room for."""
 
     slot: int
     tokens: Sequence[int]
@@ -23,6 +23,7 @@ class Feed:
     blocks: Sequence[int] = ()  # where its keys and values lie; a model without blocks finds them by the slot
     past: Sequence[int] = ()  # all before them, where the model has not read them for this sequence but wants to know
     enters: bool = False  # a prompt is read, or a part of it
+    follows: int | None = None  # the next token where nothing is drawn: it may have to be scored
 
 
 class Drawn(NamedTuple):
@@ -48,3 +49,6 @@ class Model(Speech, Protocol):
 
     def free(self, slot: int) -> None:
         """Forget what was read in this slot; a slot that was never used is free already."""
+
+    def relieve(self) -> None:
+        """A step found too little memory: give back what is only kept for the next one."""

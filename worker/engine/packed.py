@@ -6,13 +6,14 @@ in pieces, behind blocks that somebody else has filled.
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import accumulate, islice
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from worker.engine import attention, native
+from worker.engine import attention, memory, native
 from worker.engine.attention import Group, Piece, Singles, Step, Store
 from worker.engine.blocks import Blocks
 from worker.engine.edits import Editor
@@ -49,19 +50,21 @@ class PackedModel:
         self.bytes_per_token = sum(store.bytes_per_token for store in self._stores.values())
         most = _KEPT * slots * -(-(bounds.context + 1) // SIZE)
         self.blocks = Blocks(max(2, min(room // (self.bytes_per_token * SIZE), most)), SIZE)
-        self.bounds = Bounds(min(bounds.context, self.blocks.count * SIZE - 1), bounds.end_ids)
+        self.bounds = replace(bounds, context=min(bounds.context, self.blocks.count * SIZE - 1))
         for store in self._stores.values():
             store.resize(self.blocks.count)
 
     @torch.inference_mode()
     def step(self, feeds: Sequence[Feed]) -> Mapping[int, Drawn]:
         """What each slot draws."""
+        if self.bounds.is_deterministic and len(feeds) > 1:
+            return {slot: drawn for feed in feeds for slot, drawn in self.step((feed,)).items()}
         parts = self._read(feeds)
         drawing = [feed for feed in feeds if feed.draws]
+        drawn = {feed.slot: _scored(feed, parts[feed.slot], feed.follows) for feed in feeds if not feed.draws}
         for feed in feeds:
             if not feed.draws:
                 self._editor.read(feed)
-        drawn = dict.fromkeys((feed.slot for feed in feeds), Drawn())
         if not drawing:
             return drawn
         rows = [feed for feed in drawing for _ in range(feed.draws)]
@@ -72,12 +75,13 @@ class PackedModel:
         ids = iter(self._sampler(logits, [feed.draw for feed in rows], torch.tensor(ends, device=self._device)))
         for feed in drawing:
             told = [token for token in islice(ids, feed.draws) if token is not None]
-            if len(told) == feed.draws:
-                drawn[feed.slot] = Drawn(told[0], (), tuple(told[1:]))
-            else:
+            is_sound = len(told) == feed.draws
+            drawn[feed.slot] = Drawn(told[0], (), tuple(told[1:])) if is_sound else Drawn()
+            if not is_sound:
                 self._poisoned[feed.slot] = feed.blocks
         for feed in asking:
-            drawn[feed.slot] = _scored(feed, parts[feed.slot], drawn[feed.slot].token)
+            token = drawn[feed.slot].token
+            drawn[feed.slot] = _scored(feed, parts[feed.slot], token)._replace(token=token)
         return drawn
 
     @torch.inference_mode()
@@ -88,6 +92,10 @@ class PackedModel:
             if not self.blocks.users(block):
                 for store in self._stores.values():
                     store.wipe(block)
+
+    def relieve(self) -> None:
+        """What torch keeps for later tensors."""
+        memory.give_back(self._device)
 
     @torch.inference_mode()
     def test(self) -> None:
@@ -172,17 +180,17 @@ def _span(feed: Feed) -> range:
 
 def _wanted(feed: Feed) -> int:
     """The last places whose logits are needed."""
-    if feed.asked is None or not feed.draws:
+    if feed.asked is None:
         return max(1, feed.draws)
-    return _end(feed) + 1 - max(feed.asked.since, feed.position + 1)
+    return max(1, _end(feed) + 1 - max(feed.asked.since, feed.position + 1))
 
 
 def _scored(feed: Feed, logits: Tensor, token: int | None) -> Drawn:
-    """What was drawn, with its score and those of the tokens that were read; ``logits`` [k, V]."""
-    if feed.asked is None or token is None:
-        return Drawn(token)
+    """The scores of tokens that were read and of the one behind them; ``logits`` [k, V]."""
+    if feed.asked is None or token is None or _end(feed) < feed.asked.since:
+        return Drawn()
     tokens = (*feed.tokens[len(feed.tokens) + 1 - len(logits) :], token)
-    return Drawn(token, tuple(scored(logits, tokens, [feed.asked.top] * len(tokens))))
+    return Drawn(None, tuple(scored(logits, tokens, [feed.asked.top] * len(tokens))))
 
 
 def _alike(feeds: Sequence[Feed]) -> Iterator[list[Feed]]:

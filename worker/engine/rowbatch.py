@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
+from worker.engine import memory
 from worker.engine.blocks import Blocks
 from worker.engine.edits import Editor
 from worker.engine.kv import Place, SlotLayer, StateLayer
@@ -43,7 +44,7 @@ class RowModel:
 
     def __init__(self, model: Any, speech: Speech, bounds: Bounds, slots: int) -> None:
         """Raises UnsupportedModelError for what would go wrong on this path."""
-        self.slots, self.bounds = slots, bounds
+        self.slots, self.bounds = 1 if bounds.is_deterministic else slots, bounds
         self.decode, self.spell = speech.decode, speech.spell
         self._model = model
         self._device: torch.device = model.device
@@ -77,18 +78,20 @@ class RowModel:
         order = entering + running
         ends = torch.tensor([feed.position + len(feed.tokens) for feed in order], device=self._device)
         joined = torch.cat(logits).float()
-        asking = [(row, feed, feed.asked) for row, feed in enumerate(order) if feed.asked]
+        asking = [(row, feed, feed.asked) for row, feed in enumerate(order) if feed.asked and _reaches(feed)]
         alone = joined[[row for row, _, _ in asking]] if asking else joined  # a copy: what follows changes them
         self._editor(joined, order)
         ids = self._sampler(joined, [feed.draw for feed in order], ends)
         self._poisoned.update(feed.slot for feed, token in zip(order, ids, strict=True) if token is None)
         if self._states and running:
             self._each("keep")
-        drawn = {feed.slot: Drawn(token) for feed, token in zip(order, ids, strict=True)}
+        told = [token if feed.draws else None for feed, token in zip(order, ids, strict=True)]
+        drawn = {feed.slot: Drawn(token) for feed, token in zip(order, told, strict=True)}
         if asking:
-            scores = scored(alone, [ids[row] or 0 for row, _, _ in asking], [asked.top for _, _, asked in asking])
+            after = [(ids[row] if feed.draws else feed.follows) or 0 for row, feed, _ in asking]
+            scores = scored(alone, after, [asked.top for _, _, asked in asking])
             for (row, feed, asked), score in zip(asking, scores, strict=True):
-                drawn[feed.slot] = Drawn(ids[row], (*_before(feed, asked, prompts), score))
+                drawn[feed.slot] = Drawn(told[row], (*_before(feed, asked, prompts), score))
         return drawn
 
     @torch.inference_mode()
@@ -106,6 +109,10 @@ class RowModel:
         if mover in self._poisoned:
             self._each("wipe", last)  # also of one that moved: what it leaves behind is read by the row's next sequence
         self._poisoned.discard(slot)
+
+    def relieve(self) -> None:
+        """What torch keeps for later tensors."""
+        memory.give_back(self._device)
 
     @torch.inference_mode()
     def test(self) -> None:
@@ -132,7 +139,7 @@ class RowModel:
         place.length = _bucket(len(feed.tokens))
         ids = torch.tensor([feed.tokens], device=self._device)
         positions = torch.arange(len(feed.tokens), device=self._device)[None]
-        keep = 1 if feed.asked is None else len(feed.tokens) + 1 - feed.asked.since
+        keep = 1 if feed.asked is None else max(1, len(feed.tokens) + 1 - feed.asked.since)
         return self._forward(ids, positions, None, keep)[0]
 
     def _decode(self, feeds: Sequence[Feed]) -> Tensor:
@@ -228,6 +235,11 @@ def _can_keep(model: Any) -> bool:
     if missing:
         raise UnsupportedModelError(f"its forward does not take {', '.join(sorted(missing))}")
     return "logits_to_keep" in known
+
+
+def _reaches(feed: Feed) -> bool:
+    """Whether the token behind it is to be scored."""
+    return feed.asked is not None and feed.position + len(feed.tokens) >= feed.asked.since
 
 
 def _before(feed: Feed, asked: Asked, prompts: Mapping[int, Tensor]) -> Sequence[Score]:

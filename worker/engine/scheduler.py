@@ -36,6 +36,8 @@ class Scheduler:
 
     def __init__(self, slots: int, blocks: Blocks | None = None) -> None:
         self._slots, self._blocks = slots, blocks
+        self._most = slots  # sequences that run; fewer while memory is short
+        self.parked = 0  # jobs that had to wait again
         self._free = list(range(slots - 1, -1, -1))  # the lowest is taken first
         self._left: list[int] = []  # given up, but the model does not know it yet
         self._works: dict[str, Work] = {}
@@ -70,6 +72,8 @@ class Scheduler:
         """A job is over; its slots are free. What one that is not sound has read is not found again."""
         for sequence in tuple(self._works.pop(job_id).running()):
             self._vacate(sequence, is_sound=is_sound)
+        if not self._works:
+            self._most = self._slots
 
     def leave(self, sequence: Sequence) -> None:
         """A finished sequence gives its slot up."""
@@ -89,7 +93,7 @@ class Scheduler:
         being read wait for its blocks.
         """
         admitted: list[Sequence] = []
-        for work in self._queue() if self._free else ():
+        for work in self._queue() if self._has_place() else ():
             for sequence in tuple(work.waiting()):
                 if 0 < self._unread_before(work) >= tokens:
                     return admitted
@@ -100,7 +104,7 @@ class Scheduler:
                 if not self._let_in(work, sequence, now):
                     return admitted
                 admitted.append(sequence)
-                if work.is_suspect or not self._free:
+                if work.is_suspect or not self._has_place():
                     return admitted
         return admitted
 
@@ -135,10 +139,17 @@ class Scheduler:
 
     def park(self, slots: int, below: Class, now: float) -> int:
         """Take the newest whole jobs of classes under ``below`` out until a job of that class finds so many slots."""
-        parked = 0
+        before = self.parked
         while self._free_for(below) < slots and self._park_one(below, now):
-            parked += 1
-        return parked
+            pass
+        return self.parked - before
+
+    def shrink(self, now: float) -> None:
+        """Memory is short: the newest job of the lowest class waits, unless it is alone, and nobody takes its place."""
+        works = self._works_running()
+        if len(works) > 1:
+            self._park(max(works, key=_turn), now)
+        self._most = max(1, len(self._running))
 
     def parked_before(self, then: float) -> list[Work]:
         """The jobs that have had no slot since then."""
@@ -158,12 +169,17 @@ class Scheduler:
     def _free_for(self, cls: Class) -> int:
         """The slots left when all who come before a new job of this class have theirs."""
         before = (work for work in self._works.values() if _RANK[work.cls] <= _RANK[cls])
-        return len(self._free) + len(self._left) - sum(1 for work in before for _ in work.waiting())
+        places = len(self._free) + len(self._left) - (self._slots - self._most)
+        return places - sum(1 for work in before for _ in work.waiting())
+
+    def _has_place(self) -> bool:
+        return bool(self._free) and len(self._running) < self._most
 
     def _park(self, work: Work, now: float) -> None:
         for sequence in tuple(work.running()):
             self._vacate(sequence)
         work.parked_at = now
+        self.parked += 1
 
     def _unread_before(self, work: Work) -> int:
         """Tokens that those who run and come first have still to read."""
@@ -227,11 +243,21 @@ class Pace:
         self.tokens_per_s: float | None = None
         self._decode_s = 0.0  # a step that read no prompt
         self._prefill_s: float | None = None  # a prompt token
+        self._most: int | None = None  # prompt tokens, while memory is short
 
     @property
     def prefill_tokens(self) -> int:
         """So many prompt tokens a step may read without keeping running sequences waiting for long."""
-        return _FIRST_TOKENS if self._prefill_s is None else max(_LEAST_TOKENS, int(_PREFILL_S / self._prefill_s))
+        wanted = _FIRST_TOKENS if self._prefill_s is None else int(_PREFILL_S / self._prefill_s)
+        return max(_LEAST_TOKENS, wanted if self._most is None else min(wanted, self._most))
+
+    def shrink(self) -> None:
+        """Memory is short: half as many from now on."""
+        self._most = self.prefill_tokens // 2
+
+    def recover(self) -> None:
+        """It no longer is, perhaps."""
+        self._most = None
 
     def note(self, seconds: float, prefilled: int, generated: int) -> None:
         """A step took so long for so many prompt tokens and new tokens."""

@@ -39,10 +39,11 @@ class Draw:
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What ends every sequence of a model."""
+    """What holds for every sequence of a model."""
 
     context: int
     end_ids: Collection[int]
+    is_deterministic: bool = False  # each is computed alone, and always in the same steps
 
 
 class Sequence:
@@ -70,6 +71,7 @@ class Sequence:
         self.cached = 0  # tokens of the prompt that lay there when it first entered
         self._is_fresh = True  # nothing was read in this slot yet
         self._known = 1  # tokens that there were when it entered
+        self._is_deterministic = bounds.is_deterministic
         self._owner = bytes.fromhex(job.owner)
         self._lookup: Lookup | None = None
         self._names: list[Name] = []  # of the full blocks that prompt and answer fill
@@ -86,6 +88,7 @@ class Sequence:
         self._entries: Entries | None = None  # None: nothing is scored
         self._scored = max(0, sum(len(delta.logprobs) for delta in said) - likely.echoed(echo))  # tokens
         self._unscored: list[int] = []  # where the text of each later one that was said begins
+        self._early: list[Score] = []  # of what was read before the piece at whose end a token is drawn
 
     def __len__(self) -> int:
         """Tokens of prompt and answer."""
@@ -102,11 +105,12 @@ class Sequence:
         return self.read < self._known
 
     def next(self, most: int) -> int:
-        """How many of them to read in a step that may read about so many; what is to be scored comes at once."""
+        """How many of them to read in a step that may read about so many."""
         if not self.is_reading:
             return 1
-        asked = self.asked()
-        return self.left if asked is not None and asked.since < len(self) else min(self.left, max(0, most))
+        if not self._is_deterministic or most < 1:
+            return min(self.left, max(0, most))
+        return max(1, len(self.prompt) - self.read)  # then what was said, one by one, as when it was said
 
     def unread(self, count: int) -> tuple[int, ...]:
         """The next so many of them."""
@@ -118,7 +122,7 @@ class Sequence:
     def guess(self, most: int) -> tuple[int, ...]:
         """The next tokens, perhaps, up to so many; for those whose draws depend on nothing but their own logits."""
         most = min(most, self.ahead(most + 1) - 1)
-        if self.is_reading or self.draw.edits or self._top is not None or most < 1:
+        if self.is_reading or self._is_deterministic or self.draw.edits or self._top is not None or most < 1:
             return ()
         if self._lookup is None:
             self._lookup = Lookup()
@@ -143,14 +147,24 @@ class Sequence:
         if self._text is None:
             self.cached = min(read, len(self.prompt))
         self.slot, self.read, self._is_fresh, self._known = slot, read, True, len(self)
+        self._early.clear()
 
     def has_read(self, count: int) -> None:
         """So many more."""
         self.read += count
         self._is_fresh = False
 
+    def follows(self, count: int) -> int | None:
+        """What stands behind the next so many tokens, if anything does."""
+        at = self.read + count - len(self.prompt)
+        if at < 0:
+            return self.prompt[at]
+        return self.tokens[at] if at < len(self.tokens) else None
+
     def names(self, size: int) -> list[Name]:
         """Of the full blocks that may be found computed: the last token must be read, and what is to be scored."""
+        if self._is_deterministic:
+            return []  # another's blocks may have been read in other steps
         self._extend_names(size, len(self))
         asked = self.asked()
         most = len(self) - 1 if asked is None else min(len(self), asked.since) - 1
@@ -196,13 +210,18 @@ class Sequence:
             return self._ended(finish, new, ())
         return (Delta(new, (), self.choice),) if new else ()
 
+    def score(self, scores: Iterable[Score]) -> None:
+        """Of tokens that were read, or stand next, before anything is drawn."""
+        self._early += scores
+
     def take(self, token: int, now: float, scores: tuple[Score, ...] = ()) -> tuple[Delta, ...]:
         """The model's next token, as the log will have it."""
         if self._text is None:
             raise ValueError("it has not begun")
         if self._entries is None:
             return self._added(self._text, token, now, None)
-        *earlier, score = scores
+        *earlier, score = (*self._early, *scores)
+        self._early.clear()
         before = self._told(self._entries, earlier)
         if self._most <= 0:  # only the prompt was to be told
             return (*before, *self._ended("length", "", ()))

@@ -68,6 +68,9 @@ class Counting:
         """Forget its text."""
         self._tails.pop(slot, None)
 
+    def relieve(self) -> None:
+        """It keeps nothing."""
+
     def decode(self, tokens: Sequence[int]) -> str:
         """Bytes as text."""
         return self._pieces.decode(tokens)

@@ -136,7 +136,7 @@ def _pretrained(model: settings.Model, threads: int) -> Loaded:
         raise LoadError(f"{model.path} cannot be loaded: {_shortened(error)}") from error
     parameters, size = _parameters(network), _bytes(network)
     _lay_out(network)
-    bounds = Bounds(_context(model, network.config), _end_ids(network, tokenizer))
+    bounds = Bounds(_context(model, network.config), _end_ids(network, tokenizer), model.deterministic)
     try:
         served = _served(model, network, Pieces(tokenizer.backend_tokenizer), bounds)
     except UnsupportedModelError as error:
