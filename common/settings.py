@@ -61,7 +61,7 @@ class Model(BaseModel):
     aliases: tuple[str, ...] = ()
     slots: Annotated[int, Field(ge=1, le=1024)] = 32
     context: Annotated[int, Field(ge=16)] | None = None  # caps the model's own
-    kv_cache_bytes: Annotated[int, Field(ge=2**20)] | None = None  # unset: 1 GiB, or 80 % of what a GPU has left
+    kv_cache_bytes: Annotated[int, Field(ge=2**20)] | None = None  # unset: 1 GiB, or 90 % of what a GPU has left
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     device: str = "auto"
     quantization: Literal["nf4", "int8"] | None = None  # by bitsandbytes, while loading

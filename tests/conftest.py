@@ -26,7 +26,7 @@ def _no_settings_of_this_shell() -> None:
 def _plain_tracebacks() -> None:
     """As the house logs them: to print each frame's variables, tensors among them, takes seconds."""
     if not structlog.is_configured():
-        render = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+        render = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
         structlog.configure(processors=[structlog.processors.add_log_level, render])
 
 

@@ -10,6 +10,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import cycle
 from typing import Any
 
@@ -26,6 +27,7 @@ from worker.engine.sequence import Bounds, Draw
 from worker.models.linears import alike, pack
 
 _ROUNDS = 3
+_COUNTS = (1, 4, 16, 32, 64)  # sequences at once
 _STEPS = 32  # of decoding
 NEW = 64  # tokens of an answer
 _ALONE = 2  # answers one by one
@@ -81,30 +83,31 @@ def measure() -> dict[str, float]:
 
 def _speeds() -> dict[str, float]:
     """Tokens a CPU-second, and their ratios."""
-    stock, bare, ours = network(), laid_out(network()), laid_out(network())
-    asked, new = prompts(32), Sampling(NEW, 0.0)
+    stock, bare, ours, half = network(), laid_out(network()), laid_out(network()), laid_out(network().bfloat16())
+    asked, new = prompts(max(_COUNTS)), Sampling(NEW, 0.0)
     variants: dict[str, Callable[[], float]] = {
-        "forward_32": lambda: forward(bare, 32),
-        "engine_decode_32_greedy": lambda: decode(ours, asked, GREEDY),
-        "engine_decode_32_sampled": lambda: decode(ours, asked, _SAMPLED),
-        "engine_decode_32_top_p": lambda: decode(ours, asked, _TOP_P),
-        "engine_decode_32_mixed": lambda: decode(ours, asked, *_MIXED),
+        "engine_decode_32_greedy": lambda: decode(ours, asked[:32], GREEDY),
+        "engine_decode_32_sampled": lambda: decode(ours, asked[:32], _SAMPLED),
+        "engine_decode_32_top_p": lambda: decode(ours, asked[:32], _TOP_P),
+        "engine_decode_32_mixed": lambda: decode(ours, asked[:32], *_MIXED),
         "generate": lambda: _generate(stock, asked[:_ALONE]),
-        "engine_1": lambda: statistics.mean(answers(ours, [prompt], new) for prompt in asked[:_ALONE]),
+        "engine_32_bf16": lambda: answers(half, asked[:32], new),
     }
-    for count in (4, 16, 32):
-        variants[f"engine_{count}"] = lambda count=count: answers(ours, asked[:count], new)  # type: ignore[misc]
-    for count in (16, 32):
-        variants[f"transformers_cb_{count}"] = lambda count=count: _continuous(stock, asked[:count])  # type: ignore[misc]
+    for count in _COUNTS:
+        variants |= {
+            f"forward_{count}": partial(forward, bare, count),
+            f"engine_{count}": partial(answers, ours, asked[:count], new),
+            f"transformers_cb_{count}": partial(_continuous, stock, asked[:count]),
+        }
     speed = medians(variants)
     ratios = {
         f"engine_over_forward_32_{kind}": speed[f"engine_decode_32_{kind}"] / speed["forward_32"]
         for kind in ("greedy", "sampled", "top_p", "mixed")
     }
     ratios["engine_mixed_over_greedy_32"] = speed["engine_decode_32_mixed"] / speed["engine_decode_32_greedy"]
-    for count in (1, 4, 16, 32):
+    ratios["engine_over_generate_32_bf16"] = speed["engine_32_bf16"] / speed["generate"]
+    for count in _COUNTS:
         ratios[f"engine_over_generate_{count}"] = speed[f"engine_{count}"] / speed["generate"]
-    for count in (16, 32):
         ratios[f"engine_over_transformers_cb_{count}"] = speed[f"engine_{count}"] / speed[f"transformers_cb_{count}"]
     return ratios | {f"{name}_tokens_per_cpu_s": found for name, found in speed.items()}
 
@@ -300,7 +303,7 @@ def _sampler_ms() -> float:
 def _engine(model: Any, claims: Iterable[Claim], slots: int = _SLOTS) -> Engine:
     model.set_attn_implementation("sdpa")  # the model tests itself against its own attention
     room = _ROOM if model.device.type == "cpu" else _GPU_ROOM
-    engine = Engine(PackedModel(model, _Letters(), Bounds(_CONTEXT, ()), slots, room), _forget)
+    engine = Engine(PackedModel(model, _Letters(), Bounds(_CONTEXT, ()), slots, lambda _: room), _forget)
     for claim in claims:
         engine.add(claim)
     return engine

@@ -1,6 +1,7 @@
 import gc
 import hashlib
 import json
+import re
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -317,6 +318,24 @@ def test_a_checkpoint_of_torchao_answers_as_generate_does_and_the_start_says_wha
     assert loaded.parameters == _load(wide).parameters
     said = f"megabytes={stored / 1e6:.1f} megabytes_in_bfloat16={loaded.parameters * 2 / 1e6:.1f}"
     assert said in capsys.readouterr().out
+
+
+def test_the_start_shows_what_takes_memory(wide: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    loaded = _load(wide, slots=2, kv_cache_bytes=2**20)
+
+    said = capsys.readouterr().out
+    table = said[said.index("memory of m") :].splitlines()
+    found = [re.fullmatch(r"  (\S.*?) +([0-9.,]+) MB.*", line) for line in table[1:4]]
+    named = {row[1]: float(row[2]) for row in found if row}
+    each = loaded.model.bytes_per_token  # type: ignore[attr-defined]
+    blocks = loaded.model.blocks
+    assert blocks is not None
+    assert named["weights"] == pytest.approx(loaded.bytes / 1e6, abs=0.06 + loaded.bytes / 4e6)  # one more copy at most
+    tokens = blocks.count * blocks.size
+    assert named[f"keys and values of {tokens:,} tokens, each {each:,} B"] == pytest.approx(
+        tokens * each / 1e6, abs=0.06
+    )
+    assert "a step of 65 tokens, for a while" in named
 
 
 def test_a_checkpoint_for_other_processors_is_refused_in_one_line(wide: Path, tmp_path: Path) -> None:

@@ -56,3 +56,19 @@ def _flags(address: int) -> list[str]:
         elif is_inside and line.startswith("VmFlags:"):
             return line.split()[1:]
     return []
+
+
+def test_the_peak_of_a_while_is_what_it_took() -> None:
+    taken = memory.peak(torch.device("cpu"), lambda: torch.ones(2**24))
+
+    assert 0.9 * 2**26 < taken < 1.5 * 2**26
+
+
+def test_a_table_has_a_line_for_all_that_is_known() -> None:
+    rows = (("weights", 13_600_000), ("left on the device", None), ("a step", 2_000_000_000))
+
+    assert memory.table("memory of m", rows).split("\n") == [
+        "memory of m",
+        "  weights                                             13.6 MB",
+        "  a step                                           2,000.0 MB",
+    ]

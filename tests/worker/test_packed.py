@@ -349,4 +349,4 @@ def test_a_model_whose_packed_forward_differs_is_refused() -> None:
     network = Strange(LlamaConfig(**tiny.SHAPE, **tiny.GROUPED)).eval().requires_grad_(requires_grad=False)
 
     with pytest.raises(UnsupportedModelError):
-        PackedModel(network, tiny.LETTERS, Bounds(64, ()), 2, 2**20)
+        PackedModel(network, tiny.LETTERS, Bounds(64, ()), 2, lambda _: 2**20)

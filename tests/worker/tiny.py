@@ -146,4 +146,4 @@ def packed(
     model = damaged if damaged is not None else network(name)
     per_token = 2 * 4 * sum(p.shape[0] for n, p in model.named_parameters() if n.endswith("k_proj.weight"))
     bounds = Bounds(CONTEXT, end_ids, is_deterministic)
-    return PackedModel(model, LETTERS, bounds, slots, blocks * SIZE * (per_token or 2**12))
+    return PackedModel(model, LETTERS, bounds, slots, lambda _: blocks * SIZE * (per_token or 2**12))

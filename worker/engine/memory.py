@@ -1,11 +1,20 @@
-"""What a worker asks of Linux about its memory; where there is no such thing to ask, nothing happens."""
+"""Memory of this process and its device: how much is taken, and what Linux is asked to do with it.
+
+Where there is nobody to ask, nothing happens.
+"""
 
 import ctypes
 import mmap
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 _KEPT = 2**30  # bytes
+_CLEAR, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+_PEAK = "5"  # what resets the peak of this process
+_MB = 1e6
 _LARGEST = 2**25  # bytes of one tensor: as much as glibc takes from its heaps
 
 
@@ -41,3 +50,47 @@ def in_large_pages(tensor: Any) -> Any:
         if size > 0:
             libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(size), mmap.MADV_HUGEPAGE)
     return tensor
+
+
+def peak(device: Any, run: Callable[[], object]) -> int:
+    """Bytes that it needed for a while; 0 where nothing can say it."""
+    if device.type == "cuda":
+        import torch
+
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        run()
+        return max(0, torch.cuda.max_memory_allocated(device) - before)
+    try:
+        _CLEAR.write_text(_PEAK)
+        before = _told("VmRSS")
+        run()
+        return max(0, _told("VmHWM") - before)
+    except OSError:  # not Linux, or nothing that it lets us do
+        run()
+        return 0
+
+
+def left(device: Any) -> int | None:
+    """Bytes that the device has left, what torch only keeps included; None beside a CPU."""
+    if device.type != "cuda":
+        return None
+    import torch
+
+    torch.cuda.empty_cache()
+    free, _ = torch.cuda.mem_get_info(device)
+    return int(free)
+
+
+def table(title: str, rows: Sequence[tuple[str, int | None]]) -> str:
+    """A line each, in megabytes."""
+    known = [(name, size) for name, size in rows if size is not None]
+    return "\n".join([title, *(f"  {name:<44}{size / _MB:>12,.1f} MB" for name, size in known)])
+
+
+def _told(name: str) -> int:
+    """Raises OSError where there is no such line."""
+    found = re.search(rf"{name}:\s+(\d+) kB", _STATUS.read_text())
+    if found is None:
+        raise OSError(name)
+    return int(found[1]) * 1024

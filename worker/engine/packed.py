@@ -5,7 +5,7 @@ in pieces, behind blocks that somebody else has filled.
 """
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate, islice
 from typing import Any
@@ -27,6 +27,7 @@ from worker.engine.text import Speech
 SIZE = 16  # tokens of a block
 _SPREAD = 2  # feeds of one token whose lengths differ by more are read apart
 _SHORT = 8  # tokens of one sequence that are better read as if each were another's
+_REHEARSED = {"cuda": 512, "cpu": 64}  # tokens of a prompt in the step that is measured: a CPU takes its time
 _KEPT = 2  # times what those who run can use at most: the rest is kept for those who read the same
 _LAYERS = {"full_attention", "sliding_attention"}
 _ASKED = {"position_ids", "logits_to_keep"}  # what a forward must take
@@ -35,10 +36,13 @@ _ASKED = {"position_ids", "logits_to_keep"}  # what a forward must take
 class PackedModel:
     """A causal language model as the engine knows it."""
 
-    def __init__(self, model: Any, speech: Speech, bounds: Bounds, slots: int, room: int) -> None:
-        """``room``: bytes for keys and values. Raises UnsupportedModelError for what would go wrong on this path."""
+    def __init__(self, model: Any, speech: Speech, bounds: Bounds, slots: int, room: Callable[[int], int]) -> None:
+        """``room``: bytes for keys and values, given those that a step needs.
+
+        Raises UnsupportedModelError for what would go wrong on this path.
+        """
         _refuse(model)
-        self.slots = slots
+        self.slots, self.bounds = slots, bounds
         self.decode, self.spell = speech.decode, speech.spell
         self._model, self._device = model, model.device
         can_attend = model.device.type == "cpu" and model.dtype in native.DTYPES
@@ -47,9 +51,10 @@ class PackedModel:
         self._poisoned: dict[int, Sequence[int]] = {}  # slots whose logits were not finite, and their blocks
         self._stores: dict[int, Store] = {}
         self.test()
+        self.step_tokens, self.step_bytes = self._rehearse()
         self.bytes_per_token = sum(store.bytes_per_token for store in self._stores.values())
         most = _KEPT * slots * -(-(bounds.context + 1) // SIZE)
-        self.blocks = Blocks(max(2, min(room // (self.bytes_per_token * SIZE), most)), SIZE)
+        self.blocks = Blocks(max(2, min(room(self.step_bytes) // (self.bytes_per_token * SIZE), most)), SIZE)
         self.bounds = replace(bounds, context=min(bounds.context, self.blocks.count * SIZE - 1))
         for store in self._stores.values():
             store.resize(self.blocks.count)
@@ -115,6 +120,18 @@ class PackedModel:
         except UNFIT as error:
             raise UnsupportedModelError(f"its forward does not work packed ({error})") from error
         refuse_difference(torch.cat([told[0][-1:], told[1][-1:]]).float(), torch.stack(plain), self._model)
+
+    def _rehearse(self) -> tuple[int, int]:
+        """A large step: its tokens, and the bytes it needed beside weights, keys and values."""
+        tokens = min(_REHEARSED.get(self._device.type, 64), self.bounds.context - 1)
+        draw, each = Draw(0, 1.0, 0.9), -(-tokens // SIZE)
+        feeds = [Feed(0, (1,) * tokens, 0, draw, blocks=range(each))]
+        feeds += [Feed(slot, (1,), 0, draw, blocks=(each + slot - 1,)) for slot in range(1, self.slots)]
+        for store in self._stores.values():
+            store.resize(each + self.slots - 1)
+        needed = memory.peak(self._device, lambda: self.step(feeds))
+        self._poisoned.clear()
+        return tokens + self.slots - 1, needed
 
     def _plain(self, tokens: Sequence[int]) -> Tensor:
         ids = torch.tensor([tokens], device=self._device)

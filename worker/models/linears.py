@@ -27,6 +27,7 @@ class Matrix:
         biases: list[Tensor] = [linear.bias for linear in linears if linear.bias is not None]
         self.is_read = False  # whether somebody wanted a weight itself
         self.sizes = [linear.out_features for linear in linears]
+        self.bytes = sum(tensor.nbytes for tensor in (*weights, *biases))
         self._keys = [f"part {at} of {id(self)}" for at in range(len(linears))]
         self._bias = torch.cat(biases) if len(biases) > 1 else next(iter(biases), None)
         joined = torch.cat(weights) if len(weights) > 1 else weights[0]
@@ -133,6 +134,12 @@ def unpack(network: nn.Module, *, only_read: bool = False) -> int:
     for parent, name in found:
         setattr(parent, name, getattr(parent, name).linear())
     return len(found)
+
+
+def packed_bytes(network: nn.Module) -> int:
+    """Of the weights that are laid out: torch does not count them among a network's."""
+    matrices = {module.matrix for module in network.modules() if isinstance(module, Packed)}
+    return sum(matrix.bytes for matrix in matrices)
 
 
 def _children(network: nn.Module) -> Iterator[tuple[nn.Module, str, Any]]:

@@ -11,6 +11,7 @@ import textwrap
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from common import settings, telemetry
 from common.bundle import packed
 from common.cards import ModelCard
 from common.checkpoints import complaint
+from worker.engine import memory
 from worker.engine.model import Model
 from worker.engine.sequence import Bounds
 from worker.models.cores import cores
@@ -26,7 +28,7 @@ from worker.models.pieces import Pieces
 
 _CONTEXT = 2048  # of a model that does not say
 _CPU_ROOM = 2**30  # bytes for keys and values
-_GPU_SHARE = 0.8  # of the memory that is left, likewise; the rest is for what a step computes
+_GPU_SHARE = 0.9  # of the memory that is left, likewise, and of that what a step needs; the rest is for its pieces
 _TESTED = (1, 2, 3, 4, 5)  # tokens that every model has
 _LONGEST = 300  # characters of somebody else's error message
 _FILES = (
@@ -181,37 +183,34 @@ def _served(model: settings.Model, network: Any, pieces: Pieces, bounds: Bounds)
     """On the packed path, or as rows where that cannot be. Raises UnsupportedModelError."""
     from worker.engine.packed import SIZE, PackedModel
     from worker.engine.rowbatch import RowModel, UnsupportedModelError
+    from worker.models.linears import packed_bytes
 
     own = network.config._attn_implementation  # noqa: SLF001  the only place that says it
     try:
-        packed = PackedModel(network, pieces, bounds, model.slots, _room(model, network))
+        packed = PackedModel(network, pieces, bounds, model.slots, partial(_room, model, network))
     except UnsupportedModelError as reason:
         network.set_attn_implementation(own)
         rows = RowModel(network, pieces, bounds, model.slots)
         rows.test()
         log.info("prompts are read whole and alone: it cannot be packed", model=model.name, reason=str(reason))
         return rows
-    log.info(
-        "keys and values",
-        model=model.name,
-        megabytes=round(packed.blocks.count * SIZE * packed.bytes_per_token / 1e6, 1),
-        tokens=packed.blocks.count * SIZE,
-        bytes_per_token=packed.bytes_per_token,
-        context=packed.bounds.context,
+    tokens = packed.blocks.count * SIZE
+    taken = (
+        ("weights", _bytes(network) + packed_bytes(network)),
+        (f"keys and values of {tokens:,} tokens, each {packed.bytes_per_token:,} B", tokens * packed.bytes_per_token),
+        (f"a step of {packed.step_tokens:,} tokens, for a while", packed.step_bytes),
+        ("left on the device", memory.left(network.device)),
     )
+    log.info(memory.table(f"memory of {model.name}", taken))
     return packed
 
 
-def _room(model: settings.Model, network: Any) -> int:
+def _room(model: settings.Model, network: Any, step_bytes: int) -> int:
     """Bytes for keys and values: as told, or a part of what a GPU has left, or a fixed size beside a CPU."""
-    import torch
-
     if model.kv_cache_bytes is not None:
         return model.kv_cache_bytes
-    if network.device.type != "cuda":
-        return _CPU_ROOM
-    free, _ = torch.cuda.mem_get_info(network.device)
-    return int(free * _GPU_SHARE)
+    left = memory.left(network.device)
+    return _CPU_ROOM if left is None else int(left * _GPU_SHARE) - step_bytes
 
 
 def _network(model: settings.Model) -> Any:
