@@ -66,6 +66,7 @@ class Model(BaseModel):
     device: str = "auto"
     quantization: Literal["nf4", "int8"] | None = None  # by bitsandbytes, while loading
     deterministic: bool = False  # each sequence is computed alone: the same bits whoever runs beside it, and slower
+    share_prefixes: bool = False  # between users: who asks can tell by the time what others have asked
     trust_remote_code: bool = False
 
 

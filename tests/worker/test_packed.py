@@ -177,6 +177,19 @@ def test_what_one_owner_had_read_another_computes_for_himself() -> None:
     assert notes.tokens(theirs) == notes.tokens(mine)
 
 
+def test_owners_share_what_was_read_where_they_are_told_to() -> None:
+    mine = asked(70, 4)
+    theirs = replace(mine, id=a_job().id, owner=OTHER)
+    engine, notes = an_engine(tiny.packed(shares_prefixes=True), mine)
+    finish(engine)
+
+    engine.add(a_claim(theirs))
+    finish(engine)
+
+    assert _usage(notes, theirs) == (70, 64)
+    assert notes.tokens(theirs) == notes.tokens(mine)
+
+
 def test_choices_of_one_prompt_read_it_once_and_say_different_things() -> None:
     job = asked(100, 8, n=4, sampling=Sampling(8, 1.0), seed=3)
     engine, notes = an_engine(tiny.packed(), job)

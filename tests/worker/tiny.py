@@ -139,11 +139,10 @@ def packed(
     end_ids: tuple[int, ...] = (),
     blocks: int = 400,
     damaged: Any = None,
-    *,
-    is_deterministic: bool = False,
+    **held: bool,
 ) -> PackedModel:
     """A model of this architecture whose sequences lie in blocks; its network cannot ``generate`` any more."""
     model = damaged if damaged is not None else network(name)
     per_token = 2 * 4 * sum(p.shape[0] for n, p in model.named_parameters() if n.endswith("k_proj.weight"))
-    bounds = Bounds(CONTEXT, end_ids, is_deterministic)
+    bounds = Bounds(CONTEXT, end_ids, **held)
     return PackedModel(model, LETTERS, bounds, slots, lambda _: blocks * SIZE * (per_token or 2**12))

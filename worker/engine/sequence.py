@@ -44,6 +44,7 @@ class Bounds:
     context: int
     end_ids: Collection[int]
     is_deterministic: bool = False  # each is computed alone, and always in the same steps
+    shares_prefixes: bool = False  # between owners
 
 
 class Sequence:
@@ -72,7 +73,7 @@ class Sequence:
         self._is_fresh = True  # nothing was read in this slot yet
         self._known = 1  # tokens that there were when it entered
         self._is_deterministic = bounds.is_deterministic
-        self._owner = bytes.fromhex(job.owner)
+        self._salt = b"" if bounds.shares_prefixes else bytes.fromhex(job.owner)
         self._lookup: Lookup | None = None
         self._names: list[Name] = []  # of the full blocks that prompt and answer fill
         self.is_finished = any(delta.finish for delta in said)
@@ -178,7 +179,7 @@ class Sequence:
     def _extend_names(self, size: int, end: int) -> None:
         done = len(self._names) * size
         if end - done >= size:
-            before = self._names[-1] if self._names else self._owner
+            before = self._names[-1] if self._names else self._salt
             tokens = (*self.prompt, *self.tokens)[done : end - end % size]
             self._names += names(tokens, size, before)
 

@@ -138,7 +138,8 @@ def _pretrained(model: settings.Model, threads: int) -> Loaded:
         raise LoadError(f"{model.path} cannot be loaded: {_shortened(error)}") from error
     parameters, size = _parameters(network), _bytes(network)
     _lay_out(network)
-    bounds = Bounds(_context(model, network.config), _end_ids(network, tokenizer), model.deterministic)
+    context, ends = _context(model, network.config), _end_ids(network, tokenizer)
+    bounds = Bounds(context, ends, model.deterministic, model.share_prefixes)
     try:
         served = _served(model, network, Pieces(tokenizer.backend_tokenizer), bounds)
     except UnsupportedModelError as error:
