@@ -35,7 +35,7 @@ compose-test: ## one answer through the stack of docker-compose.yml
 	@ops/docker/compose-test.sh
 
 bench: $(READY) $(NATIVE) ## the figures, as a table and in build/bench.json
-	@$(PY) -m ops.bench
+	@GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(PY) -m ops.bench # as in a worker, for ours and for others
 
 bench-gpu: $(READY) $(NATIVE) ## the figures of a GPU, and build/bench-gpu.json
 	@$(PY) -m ops.bench.gpu
