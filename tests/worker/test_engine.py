@@ -277,7 +277,15 @@ def test_steps_and_tokens_are_counted() -> None:
 
     told = {"steps": 5, "prompt_tokens": 5, "prefilled_tokens": 8, "generation_tokens": 13}
     assert engine.counters == told | dict.fromkeys(
-        ("cached_tokens", "guessed_tokens", "guessed_right", "parked", "failed"), 0
+        (
+            "cached_tokens",
+            "guessed_tokens",
+            "guessed_right",
+            "preemptions",
+            "out_of_memory",
+            "failed",
+        ),
+        0,
     )
     assert engine.tokens_per_s is not None
 
