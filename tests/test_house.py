@@ -12,7 +12,14 @@ from common.settings import REPOSITORY, Settings
 
 LINES = 400
 SLOW: set[str] = set()  # each @slow test, by name; up to 300 s
-FOLDERS: tuple[str, ...] = ("api/views", "common/door", "common/ledger", "common/protocol", "common/render")
+FOLDERS: tuple[str, ...] = (
+    "api/views",
+    "common/constraints",
+    "common/door",
+    "common/ledger",
+    "common/protocol",
+    "common/render",
+)
 FOLDERS += (
     "docs/decisions",
     "ops/bench",

@@ -1,0 +1,91 @@
+"""Requests' constraints, made into data; grammars are tried on the engine, so call these where it may fail."""
+
+import json
+import re
+from typing import Any
+
+from common.constraints.limits import bounded, bounded_choices, bounded_grammar, bounded_regex
+from common.constraints.lower import lower
+from common.constraints.patterns import PatternError, refuse_beyond_regular
+from common.constraints.spec import Constraint, Kind, RefusedConstraintError, mode_of
+
+WHITESPACE = r"( |\n[ ]{0,20})?"  # natural, compact and pretty JSON, and no endless spaces
+_GIVEN_UP = (  # what the engine says when it cannot, and what is then left to the check at the end
+    ("not disjoint", {"patternProperties"}),
+    ("min/maxProperties", {"minProperties", "maxProperties"}),
+    ("circular references", {"$ref"}),
+    ("too many digits", {"multipleOf"}),
+    ("float range", {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}),
+    ("regex", {"pattern", "patternProperties"}),
+    ("too large", {"oneOf", "if", "not"}),
+    ("too large", {"dependencies", "dependentRequired", "dependentSchemas"}),
+    ("too large", {"allOf"}),
+)
+
+
+def from_schema(
+    schema: Any, *, strict: bool = False, whitespace: str | None = None, formats: bool = True
+) -> Constraint:
+    """JSON of this schema. Raises RefusedConstraintError."""
+    asked = bounded(schema)
+    given_up: frozenset[str] = frozenset()
+    while True:
+        lowered, notes = lower(asked, strict=strict, formats=formats, given_up=given_up)
+        grammar = _json_grammar(lowered, whitespace)
+        more = _hopeless(grammar, given_up)
+        if not more:
+            return Constraint("json", grammar, mode_of(notes), notes, json.dumps(asked, ensure_ascii=False))
+        given_up |= more
+
+
+def json_object(whitespace: str | None = None) -> Constraint:
+    """Any JSON object."""
+    return Constraint("json", _json_grammar({"type": "object"}, whitespace))
+
+
+def from_regex(pattern: str) -> Constraint:
+    """A text that it matches as a whole; Rust's syntax, ECMA's digits and words. Raises RefusedConstraintError."""
+    import llguidance
+
+    try:
+        refuse_beyond_regular(bounded_regex(pattern))
+    except PatternError as error:
+        why = f"regex: {error.what} cannot be enforced (at position {error.position})."
+        raise RefusedConstraintError(why, "regex") from error
+    return _lark("regex", f"start: /{llguidance.regex_to_lark(pattern, 'dw')}/" if pattern else 'start: ""')
+
+
+def from_choice(choices: tuple[str, ...]) -> Constraint:
+    """One of these texts. Raises RefusedConstraintError."""
+    options = " | ".join(json.dumps(choice, ensure_ascii=False) for choice in bounded_choices(choices))
+    return _lark("choice", f"start: {options}")
+
+
+def from_grammar(text: str) -> Constraint:
+    """Lark, or llama.cpp's GBNF. Raises RefusedConstraintError."""
+    import llguidance
+
+    if re.search(r"^\s*[\w-]+\s*::=", bounded_grammar(text), re.MULTILINE):
+        try:
+            text = llguidance.grammar_from("gbnf", text)
+        except Exception as error:  # the converter names no error of its own
+            raise RefusedConstraintError(f"grammar: {error}", "grammar") from error
+    return _lark("grammar", text)
+
+
+def _lark(kind: Kind, text: str) -> Constraint:
+    return Constraint(kind, json.dumps({"grammars": [{"lark_grammar": text}]}, ensure_ascii=False))
+
+
+def _json_grammar(schema: Any, whitespace: str | None) -> str:
+    pattern = WHITESPACE if whitespace is None else bounded_regex(whitespace)
+    whole = schema | {"x-guidance": {"whitespace_pattern": pattern}}
+    return json.dumps({"grammars": [{"json_schema": whole}]}, ensure_ascii=False, separators=(",", ":"))
+
+
+def _hopeless(grammar: str, given_up: frozenset[str]) -> frozenset[str]:
+    """More keywords without which the engine may take it."""
+    import llguidance
+
+    said = llguidance.LLMatcher.validate_grammar(grammar)
+    return frozenset(next((names for sign, names in _GIVEN_UP if sign in said and not names <= given_up), ()))

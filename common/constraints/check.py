@@ -1,0 +1,52 @@
+"""Whether the engine takes a constraint: asked in a process that may die of it."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+from common.constraints.spec import Constraint, RefusedConstraintError
+
+ITEMS = 20_000  # in a row of the parser; a thousand optional properties need more than the engine's 2,000
+
+
+class _Bytes:
+    """A tokenizer of single bytes and of a model's special tokens."""
+
+    bos_token_id = None
+
+    def __init__(self, special: Sequence[str]) -> None:
+        self.tokens = [bytes([byte]) for byte in range(256)] + [b"</s>", *(name.encode() for name in special)]
+        self.eos_token_id = 256
+        self.special_token_ids = list(range(256, len(self.tokens)))
+
+    def __call__(self, text: bytes | str) -> list[int]:
+        """The bytes."""
+        return list(text.encode() if isinstance(text, str) else text)
+
+
+@lru_cache(maxsize=8)
+def tokenizer(special: tuple[str, ...]) -> Any:
+    """The engine's, for these special tokens."""
+    import llguidance
+
+    return llguidance.LLTokenizer(llguidance.TokenizerWrapper(_Bytes(special)))
+
+
+def limits() -> Any:
+    """What a parser may use, here and in the worker."""
+    import llguidance
+
+    return llguidance.LLParserLimits(max_items_in_row=ITEMS, verbose_errors=False)
+
+
+def check(constraint: Constraint, special: Sequence[str] = ()) -> None:
+    """Compiles it and asks for the first mask. Raises RefusedConstraintError."""
+    import llguidance
+
+    matcher = llguidance.LLMatcher(tokenizer(tuple(special)), constraint.grammar, log_level=0, limits=limits())
+    if not matcher.is_error():
+        matcher.compute_bitmask()
+    if matcher.is_error():
+        said = matcher.get_error().strip().splitlines()
+        reason = " ".join([*said[:1], *(line for line in said[1:] if line.startswith("error:"))])
+        raise RefusedConstraintError(f"{constraint.kind}: the engine refuses it: {reason}", constraint.kind)

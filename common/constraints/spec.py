@@ -1,0 +1,61 @@
+"""A constraint as plain data: it travels in the job, and whoever holds it can compile it."""
+
+import json
+from dataclasses import asdict, dataclass
+from hashlib import blake2b
+from typing import Literal, get_args
+
+Kind = Literal["json", "regex", "choice", "grammar", "tools"]
+Mode = Literal["native", "exact", "wide"]
+
+KINDS, MODES = get_args(Kind), get_args(Mode)
+
+
+class RefusedConstraintError(Exception):
+    """A constraint that cannot be honoured, and which keyword at which place is the reason."""
+
+    def __init__(self, message: str, keyword: str = "", pointer: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.keyword = keyword
+        self.pointer = pointer
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Note:
+    """What was done with a keyword: rewritten with the same meaning, or left to the check at the end."""
+
+    keyword: str
+    pointer: str
+    kind: Literal["exact", "wide"]
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """What an output may be: native and exact are enforced in full, wide has to be checked at the end."""
+
+    kind: Kind
+    grammar: str  # as the engine takes it
+    mode: Mode = "native"
+    notes: tuple[Note, ...] = ()
+    schema: str | None = None  # the client's, as JSON
+    digest: str = ""  # of the grammar
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "digest", blake2b(self.grammar.encode(), digest_size=16).hexdigest())
+
+    def encode(self) -> str:
+        """As JSON."""
+        return json.dumps(asdict(self), ensure_ascii=False, separators=(",", ":"))
+
+    @classmethod
+    def decode(cls, raw: str | bytes) -> "Constraint":
+        """From JSON."""
+        fields = json.loads(raw)
+        return cls(**(fields | {"notes": tuple(Note(**note) for note in fields["notes"])}))
+
+
+def mode_of(notes: tuple[Note, ...]) -> Mode:
+    """The widest of them decides."""
+    kinds = {note.kind for note in notes}
+    return "wide" if "wide" in kinds else "exact" if kinds else "native"
