@@ -1,0 +1,147 @@
+"""How a model writes its calls of tools: data that stands in its card.
+
+A call block is ``begin NAME middle ARGUMENTS (between NAME middle ARGUMENTS)* end``; what is in lower case is literal.
+In it, ID and INDEX stand for an id of nine letters or digits and for a small number. Where a literal spells one of
+``specials``, that token is meant and not its letters.
+
+``coded`` writes each such token as one lone surrogate, which no text of a model can hold, so that literals and answers
+can be compared as strings.
+"""
+
+import json
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any, Literal
+
+from pydantic import TypeAdapter
+
+ID, INDEX = "\ue000", "\ue001"
+FIRST = 0xD800  # of 2,048 lone surrogates
+HOLES = {ID: "[A-Za-z0-9]{9}", INDEX: "[0-9]{1,3}"}
+
+Family = Literal["object", "array", "named", "tagged", "own"]
+
+
+@dataclass(frozen=True, slots=True)
+class Tags:
+    """Arguments one by one: ``begin KEY before VALUE after``."""
+
+    begin: str
+    text: tuple[str, str]  # before and after a string, which is written as it is
+    json: tuple[str, str]  # before and after all other values
+    separator: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolFormat:
+    """One model's."""
+
+    family: Family
+    begin: str
+    middle: str
+    between: str | None  # None: one call an answer
+    end: str
+    trigger: str  # the first part of ``begin``, which tells a call from text
+    is_bare: bool = False  # nothing tells it from text but that it stands first
+    tags: Tags | None = None
+    specials: tuple[tuple[str, int], ...] = ()
+    free: str = ""  # ids of the special tokens that may stand in free text: 1-3,7
+    thinks: tuple[str, str] | None = None  # around what the model thinks before it answers
+    is_thinking: bool = False  # the prompt has begun it
+    wants: Literal["object", "string"] = "object"  # arguments of earlier calls, as the template reads them
+    shows_tools: bool = False
+    shows_calls: bool = False
+    takes_results: bool = False
+    takes_null: bool = False  # content, beside calls
+
+    def encode(self) -> str:
+        """As JSON."""
+        return _FORMAT.dump_json(self).decode()
+
+    @classmethod
+    def decode(cls, raw: str | bytes) -> "ToolFormat":
+        """From JSON."""
+        return _FORMAT.validate_json(raw)
+
+    def coded(self, text: str) -> str:
+        """The same with a surrogate for each special token it spells."""
+        return coded(text, tuple(special for special, _ in self.specials))
+
+    def parts(self) -> dict[str, str]:
+        """The markers one by one, for people."""
+        begin, end = self.coded(self.begin), self.coded(self.end)
+        between = end + begin if self.between is None else self.coded(self.between)
+        call_end = commonprefix((between, end))
+        call_begin = commonsuffix((begin, between.removeprefix(call_end)))
+        told = {
+            "block_begin": begin.removesuffix(call_begin),
+            "call_begin": call_begin,
+            "call_end": call_end,
+            "separator": between.removeprefix(call_end).removesuffix(call_begin),
+            "block_end": end.removeprefix(call_end),
+            "keys": ", ".join(re.findall(r'"(\w+)": ?"?$', begin) + re.findall(r'"(\w+)": ?$', self.middle)),
+        }
+        return {name: spelled(part, [special for special, _ in self.specials]) for name, part in told.items()}
+
+
+_FORMAT = TypeAdapter(ToolFormat)
+
+
+def own(known: ToolFormat) -> ToolFormat:
+    """Ours, for models without one; all else that is known of the model stays."""
+    return replace(
+        known,
+        family="own",
+        begin='<tool_call>\n{"name": "',
+        middle='", "arguments": ',
+        between='}\n</tool_call>\n<tool_call>\n{"name": "',
+        end="}\n</tool_call>",
+        trigger="<tool_call>",
+        is_bare=False,
+        tags=None,
+    )
+
+
+def instructions(tools: Sequence[Mapping[str, Any]], format_: ToolFormat) -> str:
+    """What the system says of tools where the template does not, or of calls where it cannot write them."""
+    listed = [json.dumps(tool["function"], ensure_ascii=False) for tool in tools]
+    shown = () if format_.shows_tools else ("You may call these tools:", *listed)
+    call = f'{format_.begin}NAME{format_.middle}{{"ARGUMENT": VALUE}}{format_.end}'
+    return "\n".join((*shown, "To call a tool, write:", call))
+
+
+def coded(text: str, specials: tuple[str, ...]) -> str:
+    """The same with a surrogate for each special token it spells."""
+    if not specials:
+        return text
+    return _pattern(specials).sub(lambda found: chr(FIRST + specials.index(found[0])), text)
+
+
+def spelled(text: str, specials: Sequence[str]) -> str:
+    """What ``coded`` was given."""
+    return "".join(specials[ord(one) - FIRST] if is_special(one) else one for one in text)
+
+
+def is_special(character: str) -> bool:
+    """Whether it stands for a token."""
+    return "\ud800" <= character <= "\udfff"
+
+
+def commonprefix(texts: Collection[str]) -> str:
+    """The longest that all begin with."""
+    first, last = min(texts), max(texts)
+    return first[
+        : next((at for at, pair in enumerate(zip(first, last, strict=False)) if pair[0] != pair[1]), len(first))
+    ]
+
+
+def commonsuffix(texts: Collection[str]) -> str:
+    """The longest that all end with."""
+    return commonprefix([text[::-1] for text in texts])[::-1]
+
+
+@lru_cache(64)
+def _pattern(specials: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile("|".join(map(re.escape, sorted(specials, key=len, reverse=True))))
