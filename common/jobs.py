@@ -5,6 +5,7 @@ A log's items are JSON objects, numbered from 1:
     {"c": choice, "t": text, "i": [token ids]}        Delta
     {"c": choice, "t": "", "i": [...], "f": reason}   the Delta that ends a choice; its text stands in the item before
     {..., "l": [[token, logprob, offset, [[token, logprob], ...]], ...]}   a Delta with how likely its tokens were
+    {..., "f": reason, "e": [pointers]}               and where the whole choice misses its schema, if somebody looked
     {"done": {"usage": {...}}}                        Done, the last item
     {"failed": {"status", "type", "code", "message", "param"}}   Failed, the last item
 
@@ -22,6 +23,7 @@ from typing import Any, Literal
 from pydantic import TypeAdapter
 from pydantic_core import from_json
 
+from common.constraints.spec import Constraint
 from common.errors import ApiError
 
 Class = Literal["interactive", "normal", "batch"]
@@ -103,6 +105,7 @@ class Job:
     priority: bool = False  # to the head of its owner's list
     n: int = 1
     echo: tuple[Echo, ...] = ()  # one for each prompt, or none at all
+    constraint: Constraint | None = None  # what every choice must be
     keep_s: int = 3600  # how long record and log outlive the end
     end_s: int = 3600  # the latest end, counted from SUBMIT
     max_wait_s: float | None = None  # refused when it cannot start before
@@ -179,6 +182,7 @@ class Delta:
     choice: int = 0
     finish: Finish | None = None
     logprobs: tuple[Logprob, ...] = ()  # of the tokens whose text this is
+    errors: tuple[str, ...] | None = None  # where a choice that ends misses its schema; None: nobody looked
 
     def encode(self) -> str:
         """One item."""
@@ -186,7 +190,8 @@ class Delta:
         ids = ",".join(map(str, self.tokens))
         finish = f',"f":"{self.finish}"' if self.finish else ""
         likely = f',"l":{_listed(self.logprobs)}' if self.logprobs else ""
-        return f'{{"c":{self.choice},"t":{text},"i":[{ids}]{finish}{likely}}}'
+        errors = "" if self.errors is None else f',"e":{json.dumps(self.errors, separators=(",", ":"))}'
+        return f'{{"c":{self.choice},"t":{text},"i":[{ids}]{finish}{likely}{errors}}}'
 
 
 def _listed(logprobs: tuple[Logprob, ...]) -> str:
@@ -255,4 +260,5 @@ def decode_event(item: str | bytes) -> Event:
     if "failed" in raw:
         return Failed(**raw["failed"])
     logprobs = tuple(map(Logprob.of, raw["l"])) if "l" in raw else ()
-    return Delta(raw["t"], tuple(raw["i"]), raw["c"], raw.get("f"), logprobs)
+    errors = tuple(raw["e"]) if "e" in raw else None
+    return Delta(raw["t"], tuple(raw["i"]), raw["c"], raw.get("f"), logprobs, errors)

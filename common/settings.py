@@ -106,6 +106,7 @@ class Settings(BaseSettings):
     config: Path | None = None
     workers: Annotated[int, Field(ge=1, le=64)] = 1
     front_ends: Annotated[int, Field(ge=1, le=64)] = 1  # front-end processes
+    schema_in_prompt: Literal["auto", "always", "never"] = "auto"  # a line that tells the model what its answer must be
     children: Annotated[int, Field(ge=1, le=16)] = 1  # admission children of a front-end process
     threads: Annotated[int, Field(ge=0)] = 0  # intra-op threads of a worker; 0: cores - 1
     log_format: Literal["console", "json"] | None = None

@@ -13,7 +13,7 @@ from common.ledger.ledger import Ledger
 from common.settings import Settings
 from ops.embedded import Embedded, free_port
 
-_LIBRARIES = ("tqdm",)  # threads that a library keeps for the life of the process
+_KEPT = ("tqdm", "masks")  # threads for the life of the process
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -71,7 +71,7 @@ def _leaves_nothing_behind() -> Iterator[None]:
     threads = set(threading.enumerate())
     children = set(psutil.Process().children(recursive=True))
     yield
-    new = [thread for thread in set(threading.enumerate()) - threads if not thread.name.startswith(_LIBRARIES)]
+    new = [thread for thread in set(threading.enumerate()) - threads if not thread.name.startswith(_KEPT)]
     for thread in new:
         thread.join(2)
     left_threads = [thread.name for thread in new if thread.is_alive()]

@@ -39,6 +39,7 @@ LATE = {  # imported where they are needed, because they are heavy or decide som
     "transformers",
     "transformers.quantizers",
     "transformers.utils",
+    "worker.constraints.matcher",
     "worker.engine.packed",
     "worker.engine.rowbatch",
     "worker.models.linears",  # torch

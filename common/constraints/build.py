@@ -7,7 +7,7 @@ from typing import Any
 from common.constraints.limits import bounded, bounded_choices, bounded_grammar, bounded_regex
 from common.constraints.lower import lower
 from common.constraints.patterns import PatternError, refuse_beyond_regular
-from common.constraints.spec import Constraint, Kind, RefusedConstraintError, mode_of
+from common.constraints.spec import Constraint, Kind, RefusedConstraintError, Wanted, mode_of
 
 WHITESPACE = r"( |\n[ ]{0,20})?"  # natural, compact and pretty JSON, and no endless spaces
 _GIVEN_UP = (  # what the engine says when it cannot, and what is then left to the check at the end
@@ -21,6 +21,18 @@ _GIVEN_UP = (  # what the engine says when it cannot, and what is then left to t
     ("too large", {"dependencies", "dependentRequired", "dependentSchemas"}),
     ("too large", {"allOf"}),
 )
+
+
+def built(wanted: Wanted) -> Constraint:
+    """What a request wants. Raises RefusedConstraintError."""
+    match wanted.kind:
+        case "json":
+            return from_schema(wanted.source, strict=wanted.is_strict, whitespace=wanted.spaces)
+        case "choice":
+            return from_choice(tuple(wanted.source))
+        case "regex":
+            return from_regex(wanted.source)
+    return from_grammar(wanted.source)
 
 
 def from_schema(

@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 Kind = Literal["json", "regex", "choice", "grammar", "tools"]
 Mode = Literal["native", "exact", "wide"]
@@ -19,6 +19,17 @@ class RefusedConstraintError(Exception):
         self.message = message
         self.keyword = keyword
         self.pointer = pointer
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a request says that its answer must be, and where it says so."""
+
+    kind: str  # of the Constraint that it becomes
+    source: Any  # a schema, a pattern, texts to choose from, a grammar
+    field: str
+    is_strict: bool = False  # a schema that cannot be enforced in full is refused
+    spaces: str | None = None  # between the tokens of JSON, as a pattern
 
 
 @dataclass(frozen=True, slots=True, order=True)

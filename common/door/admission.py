@@ -8,12 +8,13 @@ import os
 import shutil
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from common.bundle import unpack
 from common.cards import ModelCard
+from common.constraints.spec import Constraint, Wanted
 from common.door.children import ChildDiedError, Children
 from common.errors import ContextLengthError, InternalError, InvalidRequestError, ModelNotFoundError, NoWorkerError
 from common.identity import Principal
@@ -106,6 +107,7 @@ class Door:
     def __init__(self, settings: Settings, ledger: Ledger, children: Children | None = None) -> None:
         """Starts the children, unless they are there."""
         self._ledger = ledger
+        self._shows_schema = settings.schema_in_prompt
         self._models = Models(settings, ledger)
         self._tokenizers = Tokenizers(settings.data_dir.resolve() / "tokenizers", ledger)
         self._children = children or Children(settings.children)
@@ -113,21 +115,29 @@ class Door:
     def admit(self, ask: Ask, who: Principal, headers: Headers) -> Job:
         """The job that was asked for. Raises ApiError: why there is none."""
         card = self._models.card(ask.model)
-        prompts = self._read(ask, card)
+        wanted = ask.wanted()
+        if wanted is not None and "constraints" not in card.capabilities:
+            raise InvalidRequestError(
+                f"{wanted.field}: answers of this model cannot be constrained.", param=wanted.field
+            )
+        prompts, constraint = self._read(ask, card, wanted)
         room = Room(card.context, card.vocabulary, self._ledger.partition(who.owner), headers)
-        return ask.job(who, card.base_model, prompts, room)
+        return replace(ask.job(who, card.base_model, prompts, room), constraint=constraint)
 
     def close(self) -> None:
         """Leave no child."""
         self._children.close()
 
-    def _read(self, ask: Ask, card: ModelCard) -> list[Read]:
+    def _read(self, ask: Ask, card: ModelCard, wanted: Wanted | None) -> tuple[list[Read], Constraint | None]:
         prompts = [asdict(prompt) for prompt in ask.asks()]
+        if self._shows_schema != "never" and (hint := ask.hint(always=self._shows_schema == "always")):
+            prompts = [prompt | {"turns": prompt["turns"] and _with_hint(prompt["turns"], hint)} for prompt in prompts]
         question = {
             "folder": str(self._tokenizers.folder(card)),
             "most": card.context,
             "vocabulary": card.vocabulary,
             "prompts": prompts,
+            "wanted": wanted and asdict(wanted),
         }
         try:
             answer = self._children.ask(question)
@@ -139,7 +149,16 @@ class Door:
         if "refused" in answer:
             refusal = ContextLengthError if answer["is_too_long"] else InvalidRequestError
             raise refusal(answer["refused"], param=answer["param"] or ask.asked)
-        return [_read(told) for told in answer["prompts"]]
+        constraint = answer["constraint"] and Constraint.decode(answer["constraint"])
+        return [_read(told) for told in answer["prompts"]], constraint
+
+
+def _with_hint(turns: list[dict[str, Any]], hint: str) -> list[dict[str, Any]]:
+    """What the answer must be stands in the system's turn."""
+    first, *rest = turns
+    if first["role"] == "system" and isinstance(first["content"], str):
+        return [first | {"content": f"{first['content']}\n\n{hint}"}, *rest]
+    return [{"role": "system", "content": hint}, *turns]
 
 
 def _read(told: dict[str, Any]) -> Read:

@@ -21,6 +21,9 @@ from typing import Any
 
 from tokenizers.decoders import DecodeStream
 
+from common.constraints.build import built
+from common.constraints.check import check
+from common.constraints.spec import RefusedConstraintError, Wanted
 from common.door.control import NOTHING, Controls
 from common.door.template import RefusedError, Template, Turn
 
@@ -36,11 +39,15 @@ class Reader:
     def __init__(self) -> None:
         self._known: OrderedDict[str, _Tokenizer] = OrderedDict()
 
-    def read(self, question: dict[str, Any]) -> list[dict[str, Any]]:
-        """Each prompt's ids, and what of it is to be echoed. Raises RefusedError."""
+    def read(self, question: dict[str, Any]) -> dict[str, Any]:
+        """Each prompt's ids, and what of it is to be echoed; the constraint. Raises RefusedError."""
         tokenizer = self._tokenizer(question["folder"])
         _limit()
-        return [tokenizer.read(prompt, question["most"], question["vocabulary"]) for prompt in question["prompts"]]
+        wanted, most, vocabulary = question["wanted"], question["most"], question["vocabulary"]
+        return {
+            "constraint": tokenizer.constraint(Wanted(**wanted)) if wanted else None,
+            "prompts": [tokenizer.read(prompt, most, vocabulary) for prompt in question["prompts"]],
+        }
 
     def _tokenizer(self, folder: str) -> "_Tokenizer":
         """Loading is the model's doing, so no limits hold meanwhile."""
@@ -71,6 +78,18 @@ class _Tokenizer:
         """Of any text, with the control tokens that it spells."""
         ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
+
+    def constraint(self, wanted: Wanted) -> str:
+        """As the engine takes it; tried, because nothing else tells whether it does. Raises RefusedError."""
+        added = self._tokenizer.backend_tokenizer.get_added_tokens_decoder().values()
+        try:
+            constraint = built(wanted)
+            check(constraint, [token.content for token in added])
+        except RefusedConstraintError as refused:
+            place = f" (at {refused.pointer})" if refused.pointer and refused.pointer not in refused.message else ""
+            told = refused.message.removeprefix(f"{wanted.kind}: ")
+            raise RefusedError(f"{wanted.field}: {told}{place}", param=wanted.field) from None
+        return constraint.encode()
 
     def read(self, prompt: dict[str, Any], most: int, vocabulary: int) -> dict[str, Any]:
         """One prompt of a model with so large a context and vocabulary."""
@@ -205,7 +224,7 @@ def main() -> None:
 
 def _answer(reader: Reader, line: bytes) -> bytes:
     try:
-        answer: dict[str, Any] = {"prompts": reader.read(json.loads(line))}
+        answer = reader.read(json.loads(line))
     except RefusedError as refused:
         answer = {"refused": str(refused), "param": refused.param, "is_too_long": refused.is_too_long}
     return json.dumps(answer).encode() + b"\n"

@@ -33,6 +33,10 @@ class ChatRequest(Generation):
             raise InvalidRequestError(
                 "continue_final_message: the last message is no text of the assistant.", param="continue_final_message"
             )
+        if self.continue_final_message and self.wanted():
+            raise InvalidRequestError(
+                "continue_final_message: a constraint holds for whole answers.", param="continue_final_message"
+            )
         if self.continue_final_message and self.add_generation_prompt:
             raise InvalidRequestError(
                 "add_generation_prompt: the last message is to be continued, no other begins.",

@@ -12,16 +12,8 @@ from common.errors import InvalidRequestError
 LATER: dict[str, tuple[Any, ...]] = {
     # OpenAI's
     "parallel_tool_calls": (True, False),
-    "response_format": ({"type": "text"},),
     "tool_choice": ("none", "auto"),
     "tools": ([],),
-    # vLLM's and h2oGPT's, for constraints
-    "guided_choice": ([],),
-    "guided_grammar": ("",),
-    "guided_json": ("",),
-    "guided_regex": ("",),
-    "guided_whitespace_pattern": ("",),
-    "structured_outputs": (),
     # h2oGPT's, for documents
     "all_docs_finish_prompt": ("",),
     "all_docs_start_prompt": ("",),

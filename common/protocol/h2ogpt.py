@@ -5,7 +5,8 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, field_validator
 
-from common.protocol.base import Int, Request
+from common.protocol.base import Int
+from common.protocol.constrained import Constrained
 
 _NO_SYSTEM = {"", "auto", "None"}  # none of our own; a model's template may have one
 _TYPES = {"", "plain", "template"}
@@ -22,7 +23,7 @@ def _text(value: Any) -> Any:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-class PlainChat(Request):
+class PlainChat(Constrained):
     """What a request may say of the conversation around its question."""
 
     system_prompt: str = "auto"

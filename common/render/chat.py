@@ -4,10 +4,11 @@ No clock: ``id``, ``created`` and the model come from the job, so the same log g
 """
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 from common.jobs import Delta, Job, Piece, Usage
-from common.render.frames import Frames, Logprobs, extra_fields, extras, gathered, quoted, shown, usage_body
+from common.render.frames import Frames, Logprobs, extra_fields, extras, gathered, quoted, shown, usage_body, verdict
 
 
 def public_id(job: Job) -> str:
@@ -32,6 +33,7 @@ def frames(job: Job) -> Frames:
         end=(',"delta":{},"logprobs":null,"finish_reason":', f"}}{seed}"),
         usage=(f'{base}"choices":[],"usage":', "}\n\n") if job.reply.include_usage else None,
         shaped=_shaped,
+        verdict=partial(verdict, job),
     )
 
 
@@ -44,6 +46,7 @@ def whole(job: Job, deltas: Iterable[Delta], usage: Usage) -> dict[str, Any]:
             "logprobs": said.likely(_shaped),
             "finish_reason": said.finish,
         }
+        | said.verdict
         for said in gathered(job, deltas)
     ]
     return {

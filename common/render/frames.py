@@ -48,6 +48,18 @@ def extra_fields(job: Job) -> dict[str, Any]:
     return {"x_seed": job.seed} | {name: value for name, value in asked.items() if value}
 
 
+def verdict(job: Job, errors: tuple[str, ...] | None) -> dict[str, Any]:
+    """How an answer was held to its schema, where that was not simply done; ``errors`` of the look at its end."""
+    constraint = job.constraint
+    if constraint is None or constraint.mode == "native":
+        return {}
+    told: dict[str, Any] = {"mode": constraint.mode}
+    if errors is not None:
+        told |= {"valid": not errors, "errors": list(errors)}
+    notes = [{"keyword": note.keyword, "pointer": note.pointer, "kind": note.kind} for note in constraint.notes]
+    return {"x_constraint": told | {"notes": notes}}
+
+
 def extras(job: Job) -> str:
     """The same, to stand behind another field."""
     return f",{compact(extra_fields(job)).decode()[1:-1].translate(_LINE_ENDS)}"
@@ -73,6 +85,7 @@ class Frames:
     end: tuple[str, str]  # around the reason that ends a choice
     usage: tuple[str, str] | None  # around the numbers; None when not asked for
     shaped: Shaped
+    verdict: Callable[[tuple[str, ...] | None], dict[str, Any]]  # beside that reason
 
     def item(self, entry: Entry) -> bytes:
         """One item's frame; empty when it shows nothing."""
@@ -81,7 +94,9 @@ class Frames:
             return b""
         if delta.finish:
             before, after = self.end
-            return f'id: {entry.seq}\n{self.head}{delta.choice}{before}"{delta.finish}"{after}'.encode()
+            held = compact(self.verdict(delta.errors)).decode().translate(_LINE_ENDS)
+            more = f",{held[1:-1]}" if held != "{}" else ""
+            return f'id: {entry.seq}\n{self.head}{delta.choice}{before}"{delta.finish}"{more}{after}'.encode()
         if not delta.text and not delta.logprobs:
             return b""
         before, between, after = self.piece
@@ -108,6 +123,7 @@ class Said:
     text: str
     finish: Finish
     logprobs: Logprobs | None  # None: not asked for
+    verdict: dict[str, Any]
 
     def likely(self, shaped: Shaped) -> dict[str, Any] | None:
         """Its logprobs in one kind's shape."""
@@ -119,14 +135,21 @@ def gathered(job: Job, deltas: Iterable[Delta]) -> tuple[Said, ...]:
     texts: list[list[str]] = [[] for _ in range(job.choices)]
     likely: list[list[Logprob]] = [[] for _ in range(job.choices)]
     finishes: dict[int, Finish] = {}
+    errors: dict[int, tuple[str, ...] | None] = {}
     for delta in deltas:
         texts[delta.choice].append(delta.text)
         likely[delta.choice] += delta.logprobs
         if delta.finish:
-            finishes[delta.choice] = delta.finish
+            finishes[delta.choice], errors[delta.choice] = delta.finish, delta.errors
     is_asked = job.sampling.logprobs is not None
     return tuple(
-        Said(index, "".join(text), finishes[index], tuple(likely[index]) if is_asked else None)
+        Said(
+            index,
+            "".join(text),
+            finishes[index],
+            tuple(likely[index]) if is_asked else None,
+            verdict(job, errors[index]),
+        )
         for index, text in enumerate(texts)
     )
 

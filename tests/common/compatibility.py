@@ -23,6 +23,7 @@ BASE: dict[type[Generation], dict[str, Any]] = {
 _WHO = Principal(key_id="k")
 _ANSWER = {"role": "assistant", "content": "Once"}
 _SCHEMA = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "object"}}}
+_GUIDED = {"guided_json": {"type": "object"}}
 _TOOL = {"type": "function", "function": {"name": "f"}}
 
 
@@ -63,7 +64,7 @@ OPENAI = (
     Row("metadata", {"run": "7"}, "up to 16 pairs, told back"),
     Row("store", True, "kept for 30 days, finished even when nobody waits"),
     Row("service_tier", "flex", "auto, default, priority, flex (yields to the others); told back as served"),
-    Row("response_format", _SCHEMA, "comes with constrained output"),
+    Row("response_format", _SCHEMA, "text, json_object, json_schema; h2oGPT's json_code; the answer always fits"),
     Row("tools", [_TOOL], "comes with constrained output"),
     Row("tool_choice", "required", "comes with constrained output"),
     Row("parallel_tool_calls", "no", "comes with constrained output"),
@@ -94,12 +95,12 @@ MORE = (
     Row("continue_final_message", True, "the last message is the answer's beginning", chat={"messages": [_ANSWER]}),
     Row("add_generation_prompt", False, "false: the template does not begin the assistant's turn"),
     Row("h2ogpt_key", "k", "an API key, where no header brings one"),
-    Row("guided_json", {"type": "object"}, "comes with constrained output"),
-    Row("guided_regex", "a+", "comes with constrained output"),
-    Row("guided_choice", ["a"], "comes with constrained output"),
-    Row("guided_grammar", "start: x", "comes with constrained output"),
-    Row("guided_whitespace_pattern", " ", "comes with constrained output"),
-    Row("structured_outputs", {"choice": ["a"]}, "comes with constrained output"),
+    Row("guided_json", {"type": "object"}, "the answer is JSON of this schema"),
+    Row("guided_regex", "a+", "the whole answer matches; Rust's syntax, no look-around"),
+    Row("guided_choice", ["a"], "the answer is one of these"),
+    Row("guided_grammar", "start: x", "Lark, or llama.cpp's GBNF"),
+    Row("guided_whitespace_pattern", " ", "between the tokens of JSON", _GUIDED, _GUIDED),
+    Row("structured_outputs", {"choice": ["a"]}, "vLLM's newer names for the same; one at a time"),
 )
 _HISTORY = [["a", "b"]]
 _TOLD = {"chat_conversation": _HISTORY}
@@ -258,7 +259,7 @@ def _read(asked: Generation) -> Any:
     asks = asked.asks()
     job = asked.job(_WHO, "m", [_prompt(ask) for ask in asks], Room(1000, 1000, 0, Headers()))
     drawn = {"id", "created"} | ({"seed"} if not asked.seed else set())
-    at_the_door = (asked.model, asked.h2ogpt_key)
+    at_the_door = (asked.model, asked.h2ogpt_key, asked.wanted())
     return asks, {name: value for name, value in asdict(job).items() if name not in drawn}, at_the_door
 
 

@@ -281,6 +281,7 @@ def test_steps_and_tokens_are_counted() -> None:
             "cached_tokens",
             "guessed_tokens",
             "guessed_right",
+            "forced_tokens",
             "preemptions",
             "out_of_memory",
             "failed",

@@ -99,7 +99,7 @@ def test_the_card_says_what_the_model_is(saved: Path) -> None:
         end_ids=(5, 1, 0),
         special_ids=(0, 1),
         has_chat_template=True,
-        capabilities=("completion", "chat"),
+        capabilities=("completion", "chat", "constraints"),
         path="packed",
         dtype="float32",
         quantization=None,
@@ -123,7 +123,7 @@ def test_a_model_without_a_chat_template_only_completes(folder: Path) -> None:
 
     card = _load(folder).card
 
-    assert (card.has_chat_template, card.capabilities) == (False, ("completion",))
+    assert (card.has_chat_template, card.capabilities) == (False, ("completion", "constraints"))
 
 
 @pytest.mark.parametrize(("asked", "context"), [(None, _CONTEXT), (32, 32), (100_000, _CONTEXT)])

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from common import telemetry
 from common.errors import InternalError
-from common.jobs import Delta, Done, Event, Failed, Usage
+from common.jobs import Delta, Done, Event, Failed, Job, Usage
 from common.ledger.replies import Claim
 from worker.engine import sequence as sequences
 from worker.engine.forward import Feeds, Forward, Hot, LostModelError, ShortOfMemoryError, Tokens, entering
@@ -30,10 +30,12 @@ _COUNTED = (
     "cached_tokens",
     "guessed_tokens",
     "guessed_right",
+    "forced_tokens",
     "preemptions",
     "out_of_memory",
     "failed",
 )
+_BROKEN = Failed.of(InternalError("The constraint could not be kept up to the end.", code="constraint_failed"))
 _FAILED = Failed.of(InternalError("The server failed while it worked on this request."))
 log = telemetry.logger("engine")
 
@@ -85,15 +87,18 @@ class Engine:
 
     def add(self, claim: Claim) -> None:
         """A claimed job; an older claim of the same job is forgotten. Lower classes give way if it does not fit."""
+        row, broken = self._row(claim.job)
         with self._changed:
             self._forget(claim.job.id)
             self._arrivals += 1
-            work = sequences.work(claim, self._arrivals, self._model.bounds)
+            work = sequences.work(claim, self._arrivals, self._model.bounds, row)
             self._scheduler.add(work)
             self.counters["prompt_tokens"] += claim.job.prompt_tokens
             if self._began is None:
                 self._began = time.monotonic()
-            if not all(0 < len(prompt) < self._model.bounds.context for prompt in claim.job.prompts):
+            if broken:
+                self._end(work, broken)
+            elif not all(0 < len(prompt) < self._model.bounds.context for prompt in claim.job.prompts):
                 self._end(work, _FAILED)  # the door refuses these
             elif work.is_finished:
                 self._end(work, _done(work))
@@ -101,6 +106,14 @@ class Engine:
                 self._scheduler.park(0, work.cls, time.monotonic())
                 self.counters["preemptions"] = self._scheduler.parked
             self._changed.notify_all()
+
+    def _row(self, job: Job) -> tuple[sequences.Row | None, Failed | None]:
+        """A job's constraint, compiled before anybody waits for it, or why it could not be."""
+        try:
+            return (None if job.constraint is None else self._model.row(job.constraint)), None
+        except sequences.BrokenConstraintError as error:
+            log.warning("a constraint could not be compiled", job=job.id, reason=str(error))
+            return None, _BROKEN
 
     def end(self, job_id: str, failed: Failed) -> None:
         """Cancelled or expired: this is the job's last event; its slots are free before the next step."""
@@ -139,12 +152,7 @@ class Engine:
     def gauges(self) -> dict[str, int]:
         """What is in use."""
         with self._changed:
-            running, blocks = len(self._scheduler.running), self._model.blocks
-            if blocks is None:
-                return {"sequences_running": running}
-            used = blocks.count - blocks.available
-            told = {"kv_blocks": blocks.count, "kv_blocks_used": used, "kv_blocks_cached": blocks.kept}
-            return {"sequences_running": running, **told}
+            return self._scheduler.gauges()
 
     def stalled_s(self) -> float | None:
         """Seconds since the last step began; None when there is nothing to do."""
@@ -230,6 +238,7 @@ class Engine:
             sequence.past(),
             sequence.is_reading,
             sequence.follows(count),
+            sequence.row,
         )
 
     def _begin(self, sequence: sequences.Sequence, now: float) -> None:
@@ -237,7 +246,7 @@ class Engine:
         if sequence.slot is None:
             return
         try:
-            self._say(sequence, sequence.begin(self._model, now))
+            self._say(sequence, (*sequence.begin(self._model, now), *self._forced(sequence, now)))
         except Exception:  # whatever its text does, it fails alone
             log.exception("a sequence could not begin", job=sequence.job_id)
             self._fail(sequence.job_id)
@@ -260,7 +269,10 @@ class Engine:
                 continue
             drawn = tokens.get(sequence)
             try:
-                self._say(sequence, self._take(sequence, feed, drawn, now))
+                self._say(sequence, (*self._take(sequence, feed, drawn, now), *self._forced(sequence, now)))
+            except sequences.BrokenConstraintError as error:
+                log.warning("a constraint broke", job=sequence.job_id, reason=str(error))
+                self._fail(sequence.job_id, _BROKEN)
             except Exception:  # whatever its text does, it fails alone
                 has_token = drawn is not None and drawn.token is not None
                 log.exception("a sequence failed", job=sequence.job_id, has_token=has_token)
@@ -294,6 +306,14 @@ class Engine:
         self._scheduler.note(sequence)
         return events
 
+    def _forced(self, sequence: sequences.Sequence, now: float) -> Sequence[Delta]:
+        """What must follow, and need not be drawn; a model without blocks reads one token a step."""
+        events = sequence.force(now) if self._model.blocks is not None else ()
+        forced = sum(len(event.tokens) for event in events)
+        self.counters["generation_tokens"] += forced
+        self.counters["forced_tokens"] += forced
+        return events
+
     def _say(self, sequence: sequences.Sequence, events: Sequence[Delta]) -> None:
         if events:
             self._spoken.setdefault(sequence.job_id, []).extend(events)
@@ -309,9 +329,9 @@ class Engine:
         self._outputs.append(Output(job_id, work.claim.epoch, (*self._spoken.pop(job_id, ()), last)))
         self._scheduler.remove(job_id, is_sound=last is not _FAILED)
 
-    def _fail(self, job_id: str) -> None:
+    def _fail(self, job_id: str, failed: Failed = _FAILED) -> None:
         self.counters["failed"] += 1
-        self._end(self._scheduler[job_id], _FAILED)
+        self._end(self._scheduler[job_id], failed)
 
     def _forget(self, job_id: str) -> None:
         self._spoken.pop(job_id, None)

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
+from common.constraints.spec import Constraint
 from worker.engine.blocks import Blocks
 from worker.engine.likely import Asked, Score
-from worker.engine.sequence import Bounds, Draw
+from worker.engine.sequence import Bounds, Draw, Row
 from worker.engine.text import Speech
 
 
@@ -24,6 +25,7 @@ class Feed:
     past: Sequence[int] = ()  # all before them, where the model has not read them for this sequence but wants to know
     enters: bool = False  # a prompt is read, or a part of it
     follows: int | None = None  # the next token where nothing is drawn: it may have to be scored
+    row: Any = None  # its place in its constraint, as the model made it
 
 
 class Drawn(NamedTuple):
@@ -32,6 +34,13 @@ class Drawn(NamedTuple):
     token: int | None = None
     scores: tuple[Score, ...] = ()  # of the tokens that the feed asks for, then of this one
     more: tuple[int, ...] = ()  # what is drawn after each guessed token, as if it had come
+
+
+class Compiler(Protocol):
+    """Makes constraints ready to be followed, for one tokenizer."""
+
+    def row(self, constraint: Constraint) -> Row:
+        """At its beginning; on any thread. Raises BrokenConstraintError."""
 
 
 class Model(Speech, Protocol):
@@ -49,6 +58,9 @@ class Model(Speech, Protocol):
 
     def free(self, slot: int) -> None:
         """Forget what was read in this slot; a slot that was never used is free already."""
+
+    def row(self, constraint: Constraint) -> Row:
+        """A constraint at its beginning; on any thread. Raises BrokenConstraintError."""
 
     def relieve(self) -> None:
         """A step found too little memory: give back what is only kept for the next one."""

@@ -13,15 +13,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from common.constraints.spec import Constraint
 from worker.engine import attention, memory, native
 from worker.engine.attention import Group, Piece, Singles, Step, Store
 from worker.engine.blocks import Blocks
 from worker.engine.edits import Editor
-from worker.engine.model import Drawn, Feed
+from worker.engine.masks import Masks
+from worker.engine.model import Compiler, Drawn, Feed
 from worker.engine.rowbatch import UNFIT, UnsupportedModelError, refuse_difference
 from worker.engine.sampler import Sampler
 from worker.engine.scores import scored
-from worker.engine.sequence import Bounds, Draw
+from worker.engine.sequence import Bounds, BrokenConstraintError, Draw, Row
 from worker.engine.text import Speech
 
 SIZE = 16  # tokens of a block
@@ -45,6 +47,8 @@ class PackedModel:
         self.slots, self.bounds = slots, bounds
         self.decode, self.spell = speech.decode, speech.spell
         self._model, self._device = model, model.device
+        self._vocabulary = model.config.get_text_config(decoder=True).vocab_size
+        self.compiler: Compiler | None = None
         can_attend = model.device.type == "cpu" and model.dtype in native.DTYPES
         self._attend = native.library() if can_attend else None
         self._editor, self._sampler = Editor(model.device), Sampler(model.device)
@@ -64,18 +68,20 @@ class PackedModel:
         """What each slot draws."""
         if self.bounds.is_deterministic and len(feeds) > 1:
             return {slot: drawn for feed in feeds for slot, drawn in self.step((feed,)).items()}
-        parts = self._read(feeds)
         drawing = [feed for feed in feeds if feed.draws]
+        rows = [feed for feed in drawing for _ in range(feed.draws)]
+        masks = Masks(self._vocabulary, [feed.row for feed in rows])  # who guesses has no constraint
+        parts = self._read(feeds)
         drawn = {feed.slot: _scored(feed, parts[feed.slot], feed.follows) for feed in feeds if not feed.draws}
         for feed in feeds:
             if not feed.draws:
                 self._editor.read(feed)
         if not drawing:
             return drawn
-        rows = [feed for feed in drawing for _ in range(feed.draws)]
         logits = torch.cat([parts[feed.slot][-feed.draws :] for feed in drawing]).float()
         asking = [feed for feed in drawing if feed.asked]
         self._editor(logits, rows)  # who guesses has no edits
+        masks.apply(logits)
         ends = [end for feed in drawing for end in range(_end(feed) + 1 - feed.draws, _end(feed) + 1)]
         ids = iter(self._sampler(logits, [feed.draw for feed in rows], torch.tensor(ends, device=self._device)))
         for feed in drawing:
@@ -97,6 +103,12 @@ class PackedModel:
             if not self.blocks.users(block):
                 for store in self._stores.values():
                     store.wipe(block)
+
+    def row(self, constraint: Constraint) -> Row:
+        """A constraint at its beginning."""
+        if self.compiler is None:
+            raise BrokenConstraintError("this model's tokenizer cannot be constrained")
+        return self.compiler.row(constraint)
 
     def relieve(self) -> None:
         """What torch keeps for later tensors."""

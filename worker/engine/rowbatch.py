@@ -12,15 +12,17 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
+from common.constraints.spec import Constraint
 from worker.engine import memory
 from worker.engine.blocks import Blocks
 from worker.engine.edits import Editor
 from worker.engine.kv import Place, SlotLayer, StateLayer
 from worker.engine.likely import Asked, Score
-from worker.engine.model import Drawn, Feed
+from worker.engine.masks import Masks
+from worker.engine.model import Compiler, Drawn, Feed
 from worker.engine.sampler import Sampler
 from worker.engine.scores import scored
-from worker.engine.sequence import Bounds, Draw
+from worker.engine.sequence import Bounds, BrokenConstraintError, Draw, Row
 from worker.engine.text import Speech
 
 BUCKET = 32  # the cache is read in multiples of so many tokens
@@ -49,6 +51,8 @@ class RowModel:
         self._model = model
         self._device: torch.device = model.device
         config = model.config.get_text_config(decoder=True)
+        self._vocabulary = config.vocab_size
+        self.compiler: Compiler | None = None
         self._windows = _windows(config)
         kinds = getattr(config, "layer_types", None) or [None] * config.num_hidden_layers
         self._states = {kind for kind in kinds if kind in STATE_TYPES}
@@ -71,16 +75,18 @@ class RowModel:
         """The next token of each slot."""
         entering = [feed for feed in feeds if not feed.position]
         running = self._dense([feed for feed in feeds if feed.position])
+        order = entering + running
+        masks = Masks(self._vocabulary, [feed.row if feed.draws else None for feed in order])
         prompts = {feed.slot: self._read(feed) for feed in entering}
         logits = [prompt[-1:] for prompt in prompts.values()]
         if running:
             logits.append(self._decode(running))
-        order = entering + running
         ends = torch.tensor([feed.position + len(feed.tokens) for feed in order], device=self._device)
         joined = torch.cat(logits).float()
         asking = [(row, feed, feed.asked) for row, feed in enumerate(order) if feed.asked and _reaches(feed)]
         alone = joined[[row for row, _, _ in asking]] if asking else joined  # a copy: what follows changes them
         self._editor(joined, order)
+        masks.apply(joined)
         ids = self._sampler(joined, [feed.draw for feed in order], ends)
         self._poisoned.update(feed.slot for feed, token in zip(order, ids, strict=True) if token is None)
         if self._states and running:
@@ -109,6 +115,12 @@ class RowModel:
         if mover in self._poisoned:
             self._each("wipe", last)  # also of one that moved: what it leaves behind is read by the row's next sequence
         self._poisoned.discard(slot)
+
+    def row(self, constraint: Constraint) -> Row:
+        """A constraint at its beginning."""
+        if self.compiler is None:
+            raise BrokenConstraintError("this model's tokenizer cannot be constrained")
+        return self.compiler.row(constraint)
 
     def relieve(self) -> None:
         """What torch keeps for later tensors."""

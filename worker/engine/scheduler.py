@@ -162,6 +162,14 @@ class Scheduler:
         lowest = max(running, key=_RANK.__getitem__, default=None)
         return Room(self._slots, self._free_for(CLASSES[-1]), entering, lowest)
 
+    def gauges(self) -> dict[str, int]:
+        """What is in use."""
+        told = {"sequences_running": len(self._running)}
+        if (blocks := self._blocks) is not None:
+            used = blocks.count - blocks.available
+            told |= {"kv_blocks": blocks.count, "kv_blocks_used": used, "kv_blocks_cached": blocks.kept}
+        return told
+
     def _queue(self) -> list[Work]:
         """The jobs with sequences that want a slot, in their turn."""
         return sorted((work for work in self._works.values() if any(work.waiting())), key=_turn)

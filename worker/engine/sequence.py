@@ -2,7 +2,9 @@
 
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
+from common.constraints.verify import errors
 from common.jobs import Class, Delta, Echo, Finish, Logprob, Sampling
 from common.ledger.replies import Claim
 from worker.engine import likely, rng
@@ -10,6 +12,27 @@ from worker.engine.blocks import Name, names
 from worker.engine.likely import Asked, Entries, Score
 from worker.engine.lookup import Lookup
 from worker.engine.text import Speech, Text
+
+
+class BrokenConstraintError(Exception):
+    """A constraint could not be kept up."""
+
+
+class Row(Protocol):
+    """One sequence's place in its constraint."""
+
+    @property
+    def is_done(self) -> bool:
+        """Nothing but an end may come."""
+
+    def clone(self) -> "Row":
+        """Another sequence at the same place."""
+
+    def advance(self, token: int) -> None:
+        """It came. Raises BrokenConstraintError."""
+
+    def forced(self) -> Iterable[int]:
+        """What must come next; often nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +73,12 @@ class Bounds:
 class Sequence:
     """Prompt and answer of one choice; ``slot`` is where it runs, None while it waits."""
 
-    def __init__(self, claim: Claim, choice: int, bounds: Bounds, said: tuple[Delta, ...]) -> None:
-        """``said``: this choice's items in the log."""
+    def __init__(
+        self, claim: Claim, choice: int, bounds: Bounds, said: tuple[Delta, ...], row: Row | None = None
+    ) -> None:
+        """``said``: this choice's items in the log; ``row``: at the beginning of its constraint."""
         job = claim.job
+        self.row, self._constraint = row, job.constraint
         sampling = job.sampling
         self.job_id, self.choice = job.id, choice
         self.prompt = job.prompts[choice // job.n]
@@ -106,9 +132,9 @@ class Sequence:
         return self.read < self._known
 
     def next(self, most: int) -> int:
-        """How many of them to read in a step that may read about so many."""
+        """How many of them to read in a step that may read about so many; all where some were forced."""
         if not self.is_reading:
-            return 1
+            return self.left
         if not self._is_deterministic or most < 1:
             return min(self.left, max(0, most))
         return max(1, len(self.prompt) - self.read)  # then what was said, one by one, as when it was said
@@ -123,12 +149,27 @@ class Sequence:
     def guess(self, most: int) -> tuple[int, ...]:
         """The next tokens, perhaps, up to so many; for those whose draws depend on nothing but their own logits."""
         most = min(most, self.ahead(most + 1) - 1)
-        if self.is_reading or self._is_deterministic or self.draw.edits or self._top is not None or most < 1:
+        if self.is_reading or self._is_deterministic or not self._draws_by_itself or most < 1:
             return ()
         if self._lookup is None:
             self._lookup = Lookup()
             self._lookup.add((*self.prompt, *self.tokens))
         return self._lookup.guess(most)
+
+    @property
+    def _draws_by_itself(self) -> bool:
+        """On nothing but its logits."""
+        return self.draw.edits is None and self._top is None and self.row is None
+
+    def force(self, now: float) -> tuple[Delta, ...]:
+        """What must come next, said before the model has read it; not where bits or scores of it are asked for."""
+        if self.row is None or self._is_deterministic or self._top is not None or self._text is None:
+            return ()
+        events: list[Delta] = []
+        for token in self.row.forced():
+            if not self.is_finished:
+                events += self._added(self._text, token, now, None)
+        return tuple(events)
 
     def was_guessed(self, right: int, guessed: int) -> None:
         """How much of a guess came."""
@@ -212,7 +253,7 @@ class Sequence:
         return (Delta(new, (), self.choice),) if new else ()
 
     def score(self, scores: Iterable[Score]) -> None:
-        """Of tokens that were read, or stand next, before anything is drawn."""
+        """Of tokens that were read, or stand next, before a draw."""
         self._early += scores
 
     def take(self, token: int, now: float, scores: tuple[Score, ...] = ()) -> tuple[Delta, ...]:
@@ -260,6 +301,8 @@ class Sequence:
         entries, start = self._entries, text.decoded
         if token in self._ends:
             return self._ended("stop", text.close(), (token,), entries.rest() if entries else ())
+        if self.row is not None:
+            self.row.advance(token)
         new, is_stopped = text.push(token)
         if entries and score:
             entries.add(score, start)
@@ -267,21 +310,35 @@ class Sequence:
             self._unscored.append(start)
         if is_stopped:
             return self._ended("stop", new, (token,), entries.begun(text.shown) if entries else ())
-        if len(self.tokens) >= self._most or self._is_late(now):
-            return self._ended("length", new + text.close(), (token,), entries.rest() if entries else ())
+        if finish := self._limit(now):
+            return self._ended(finish, new + text.close(), (token,), entries.rest() if entries else ())
         return (Delta(new, (token,), self.choice, None, entries.ready(text.shown, text.decoded) if entries else ()),)
 
-    def _is_late(self, now: float) -> bool:
-        return self._max_time_s is not None and now - self._began >= self._max_time_s
+    def _limit(self, now: float) -> Finish | None:
+        """Whether there can be no more: the constraint is fulfilled, or the answer long enough."""
+        if self.row is not None and self.row.is_done:
+            return "stop"
+        is_late = self._max_time_s is not None and now - self._began >= self._max_time_s
+        return "length" if is_late or len(self.tokens) >= self._most else None
 
     def _ended(
         self, finish: Finish, text: str, tokens: tuple[int, ...], logprobs: tuple[Logprob, ...] = ()
     ) -> tuple[Delta, ...]:
         """The item with the finish has no text, so that every item is one frame at most."""
         self.is_finished = True
+        errors = self._errors() if finish == "stop" else None
         if text or logprobs:
-            return (Delta(text, tokens, self.choice, None, logprobs), Delta("", (), self.choice, finish))
-        return (Delta("", tokens, self.choice, finish),)
+            last = Delta("", (), self.choice, finish, errors=errors)
+            return (Delta(text, tokens, self.choice, None, logprobs), last)
+        return (Delta("", tokens, self.choice, finish, errors=errors),)
+
+    def _errors(self) -> tuple[str, ...] | None:
+        """Where the whole answer misses its schema, if it was not held to all of it."""
+        constraint, text = self._constraint, self._text
+        if constraint is None or constraint.mode != "wide" or constraint.schema is None or text is None:
+            return None
+        spoken = [token for token in self.tokens if token not in self._ends]
+        return errors(constraint.schema, text.decode(spoken)[: text.shown])
 
 
 @dataclass(slots=True)
@@ -332,10 +389,12 @@ def _edits(sampling: Sampling, prompt: int, ends: Iterable[int]) -> Edits | None
     return None if told == (0, 0, 1, (), 0) else Edits(prompt, *told, tuple(ends))
 
 
-def work(claim: Claim, order: int, bounds: Bounds) -> Work:
-    """A claim's sequences, each with what the log has of it."""
+def work(claim: Claim, order: int, bounds: Bounds, row: Row | None = None) -> Work:
+    """A claim's sequences, each with what the log has of it; ``row``: the job's constraint, at its beginning."""
     choices: list[list[Delta]] = [[] for _ in range(claim.job.choices)]
     for delta in claim.said:
         choices[delta.choice].append(delta)
-    sequences = (Sequence(claim, choice, bounds, tuple(said)) for choice, said in enumerate(choices))
+    sequences = (
+        Sequence(claim, choice, bounds, tuple(said), row and row.clone()) for choice, said in enumerate(choices)
+    )
     return Work(claim, order, tuple(sequences))

@@ -105,6 +105,7 @@ class Text:
     """The visible text of one sequence."""
 
     def __init__(self, decode: Decode, stops: Sequence[str]) -> None:
+        self.decode = decode
         self._characters = Characters(decode)
         self._stops = Stops(stops)
         self.decoded = 0  # characters, those that wait for a stop string included
@@ -120,7 +121,9 @@ class Text:
 
     def close(self) -> str:
         """The text that waited for a stop string in vain."""
-        return self._stops.rest()
+        rest = self._stops.rest()
+        self.shown += len(rest)
+        return rest
 
 
 def _borders(stop: str) -> list[int]:

@@ -14,11 +14,12 @@ from urllib.parse import parse_qsl
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from common.bundle import packed
+from common.constraints.spec import Constraint
 from worker.engine import rng
 from worker.engine.blocks import Blocks
 from worker.engine.likely import Score
 from worker.engine.model import Drawn, Feed
-from worker.engine.sequence import Bounds
+from worker.engine.sequence import Bounds, BrokenConstraintError, Row
 from worker.models.pieces import Pieces
 
 PREFIX = "counting:"
@@ -67,6 +68,10 @@ class Counting:
     def free(self, slot: int) -> None:
         """Forget its text."""
         self._tails.pop(slot, None)
+
+    def row(self, constraint: Constraint) -> Row:
+        """It only counts."""
+        raise BrokenConstraintError(f"the counting model knows no {constraint.kind}")
 
     def relieve(self) -> None:
         """It keeps nothing."""

@@ -125,6 +125,7 @@ def _pretrained(model: settings.Model, threads: int) -> Loaded:
         logging.getLogger(name).setLevel(logging.ERROR)
     from transformers.utils import logging as transformers_logging
 
+    from worker.constraints.matcher import compiler
     from worker.engine.rowbatch import UnsupportedModelError
 
     transformers_logging.disable_progress_bar()
@@ -144,6 +145,7 @@ def _pretrained(model: settings.Model, threads: int) -> Loaded:
         served = _served(model, network, Pieces(tokenizer.backend_tokenizer), bounds)
     except UnsupportedModelError as error:
         raise LoadError(f"{model.path} cannot be served yet: {_shortened(error)}.") from error
+    served.compiler = compiler(tokenizer.backend_tokenizer, network.config, bounds.end_ids)
     files = _tokenizer_files(tokenizer, network)
     return Loaded(served, _card(model, network, tokenizer, files, served), files, parameters, size)
 
@@ -359,13 +361,18 @@ def _card(model: settings.Model, network: Any, tokenizer: Any, files: bytes, ser
         end_ids=_end_ids(network, tokenizer),
         special_ids=tuple(sorted(special)),
         has_chat_template=has_template,
-        capabilities=("completion", "chat") if has_template else ("completion",),
+        capabilities=_capabilities(served, has_template=has_template),
         path="row" if served.blocks is None else "packed",
         dtype=str(network.dtype).removeprefix("torch."),
         quantization=_word(_told(config)),
         created=int(time.time()),
         tokenizer_digest=hashlib.sha256(files).hexdigest(),
     )
+
+
+def _capabilities(served: Any, *, has_template: bool) -> tuple[str, ...]:
+    can = {"chat": has_template, "constraints": served.compiler is not None}
+    return ("completion", *(name for name, is_so in can.items() if is_so))
 
 
 def _tokenizer_files(tokenizer: Any, network: Any) -> bytes:

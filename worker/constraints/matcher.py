@@ -1,0 +1,97 @@
+"""What may come next under a constraint: one matcher for each sequence, copied from one that was compiled once."""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from common import telemetry
+from common.constraints.spec import Constraint
+from worker.constraints.tokenizer import engine_tokenizer, spells
+from worker.engine.sequence import BrokenConstraintError
+from worker.models.pieces import Pieces
+
+_KEPT = 256  # compiled constraints
+_ITEMS = 20_000  # in a row of the parser: schemas with a thousand optional properties need so many
+_WORD = 32  # tokens in one number of a mask
+log = telemetry.logger("constraints")
+
+
+class Row:
+    """One sequence's place in its constraint."""
+
+    def __init__(self, matcher: LLMatcher) -> None:
+        self._matcher = matcher
+
+    def clone(self) -> "Row":
+        """Another sequence at the same place."""
+        return Row(self._matcher.deep_copy())
+
+    @property
+    def is_done(self) -> bool:
+        """Nothing but an end may come."""
+        return bool(self._matcher.is_stopped())
+
+    @property
+    def is_whole(self) -> bool:
+        """The answer may end here."""
+        return bool(self._matcher.is_accepting())
+
+    def fill(self, mask: Tensor) -> None:
+        """Bits of the tokens that may come, [ceil(V / 32)] int32 on a CPU. Raises BrokenConstraintError."""
+        self._matcher.unsafe_compute_mask_ptr(mask.data_ptr(), mask.nbytes)
+        self._check()
+
+    def advance(self, token: int) -> None:
+        """It came. Raises BrokenConstraintError."""
+        self._matcher.consume_token(token)
+        self._check()
+
+    def forced(self) -> list[int]:
+        """What must come next, spelled as the tokenizer would; often nothing."""
+        return list(self._matcher.compute_ff_tokens())
+
+    def _check(self) -> None:
+        if error := self._matcher.get_error():
+            raise BrokenConstraintError(error)
+
+
+def compiler(tokenizer: Tokenizer, config: Any, end_ids: Collection[int]) -> "Compiler | None":
+    """A model's; None for a tokenizer whose tokens are not the bytes of a text, or without an end."""
+    pieces = Pieces(tokenizer)
+    if not end_ids or not spells(tokenizer, pieces):
+        log.warning("answers of this model cannot be constrained: its tokens do not spell text byte by byte")
+        return None
+    return Compiler(engine_tokenizer(tokenizer, pieces, config.get_text_config(decoder=True).vocab_size, end_ids))
+
+
+class Compiler:
+    """Constraints to matchers, for one model; whoever asks for the same meanwhile waits for the same."""
+
+    def __init__(self, tokenizer: LLTokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._limits = LLParserLimits(max_items_in_row=_ITEMS)
+        self._known: OrderedDict[str, Row] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def row(self, constraint: Constraint) -> Row:
+        """A sequence's own, at its beginning. Raises BrokenConstraintError."""
+        with self._lock:
+            known = self._known.get(constraint.digest)
+            if known is None:
+                known = self._known[constraint.digest] = self._compiled(constraint)
+                if len(self._known) > _KEPT:
+                    self._known.popitem(last=False)
+            self._known.move_to_end(constraint.digest)
+            return known.clone()
+
+    def _compiled(self, constraint: Constraint) -> Row:
+        """With its first mask, which finds what compiling does not."""
+        row = Row(LLMatcher(self._tokenizer, constraint.grammar, limits=self._limits, log_level=0))
+        row.clone().fill(torch.zeros(-(-self._tokenizer.vocab_size // _WORD), dtype=torch.int32))
+        return row

@@ -1,0 +1,43 @@
+"""Bits of tokens that may come, filled while the forward runs, and what they do to logits."""
+
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_WORD = 32  # tokens in one number
+
+
+@cache
+def _filler() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, "masks")
+
+
+class Masks:
+    """The masks of those rows of a step that are under a constraint."""
+
+    def __init__(self, vocabulary: int, rows: Sequence[Any]) -> None:
+        """``rows``: a sequence's place in its constraint each, None for those without; begins to fill at once."""
+        self._at = [at for at, row in enumerate(rows) if row is not None]
+        self._bits = torch.zeros(len(self._at), -(-vocabulary // _WORD), dtype=torch.int32)
+        self._filled: Future[None] | None = None
+        if self._at:
+            self._filled = _filler().submit(self._fill, [rows[at] for at in self._at])
+
+    def _fill(self, rows: Sequence[Any]) -> None:
+        for row, bits in zip(rows, self._bits, strict=True):
+            row.fill(bits)
+
+    def apply(self, logits: Tensor) -> None:
+        """In ``logits`` [R, V], what may not come becomes minus infinity. Raises BrokenConstraintError."""
+        if self._filled is None:
+            return
+        self._filled.result()
+        allowed = np.unpackbits(self._bits.numpy().view(np.uint8), axis=1, bitorder="little")  # [r, 32 * words]
+        hidden = torch.from_numpy(allowed[:, : logits.shape[1]] == 0).to(logits.device)
+        for at, row in zip(self._at, hidden, strict=True):
+            logits[at].masked_fill_(row, -torch.inf)
