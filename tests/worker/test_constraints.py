@@ -6,6 +6,7 @@ from typing import Any
 
 import jsonschema_rs
 import pytest
+import torch
 from llguidance import LLMatcher
 
 from common.constraints.spec import Constraint
@@ -154,6 +155,31 @@ def test_literals_that_spell_special_tokens_are_written_with_ordinary_ones() -> 
     assert notes.text(job) == '"<|end|>"'
     assert _END not in notes.tokens(job)
     assert read(notes.tokens(job)) == '"<|end|>"'
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_outlines_and_generate_hold_to_the_same(count: int) -> None:
+    from worker.constraints.outlines_backend import Backend
+
+    network = tiny.network()
+    compiler = Compiler(engine_tokenizer(tokenizer(), BYTES, network.config.vocab_size, (_END,)))
+    processor = Backend(compiler).get_json_schema_logits_processor(json.dumps(SCHEMA), whitespace_pattern="")
+    torch.manual_seed(0)
+    ids = torch.tensor([spelled("Go: ")] * count)
+
+    told = network.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        logits_processor=[processor],
+        do_sample=True,
+        max_new_tokens=120,
+        eos_token_id=_END,
+        pad_token_id=_END,
+    )
+
+    texts = [read([token for token in row.tolist() if token < _END]) for row in told[:, ids.shape[1] :]]
+    assert all(jsonschema_rs.is_valid(SCHEMA, json.loads(text)) for text in texts)
+    assert len(texts) == count
 
 
 def test_tokens_that_are_the_bytes_of_a_text_are_known_as_such() -> None:
