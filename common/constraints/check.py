@@ -5,6 +5,7 @@ from functools import lru_cache
 from typing import Any
 
 from common.constraints.spec import Constraint, RefusedConstraintError
+from common.constraints.verify import validator
 
 ITEMS = 20_000  # in a row of the parser; a thousand optional properties need more than the engine's 2,000
 
@@ -50,3 +51,9 @@ def check(constraint: Constraint, special: Sequence[str] = ()) -> None:
         said = matcher.get_error().strip().splitlines()
         reason = " ".join([*said[:1], *(line for line in said[1:] if line.startswith("error:"))])
         raise RefusedConstraintError(f"{constraint.kind}: the engine refuses it: {reason}", constraint.kind)
+    if constraint.mode == "wide" and constraint.schema is not None:
+        try:
+            validator(constraint.schema)
+        except ValueError as error:  # the library's own are such, too
+            first = str(error).partition("\n")[0]
+            raise RefusedConstraintError(f"json: it could not be looked at in the end: {first}", "json") from None
