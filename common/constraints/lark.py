@@ -4,11 +4,9 @@ import json
 import re
 from typing import Any
 
+from common.constraints.build import WHITESPACE
 from common.toolformat import FIRST, HOLES, ToolFormat
 
-SPACE = (
-    r"( |\n[ ]{0,20})?"  # between the parts of JSON: natural, compact and pretty all pass, and none goes on for ever
-)
 TEXT = "TEXT: /(.|\\n)*/"
 _RUNS = re.compile("([\ud800-\udfff\ue000\ue001])")
 _STRANGE = re.compile(r"[][\\.+*?()|{}^$/#&~-]")
@@ -31,4 +29,4 @@ def regex(text: str) -> str:
 
 def rule_of(schema: dict[str, Any]) -> str:
     """JSON that fits the schema."""
-    return f"%json {json.dumps({'x-guidance': {'whitespace_pattern': SPACE}, **schema})}"
+    return f"%json {json.dumps({'x-guidance': {'whitespace_pattern': WHITESPACE}, **schema})}"

@@ -128,9 +128,17 @@ class Door:
         """Leave no child."""
         self._children.close()
 
+    def _hint(self, ask: Ask, card: ModelCard) -> str | None:
+        """A line about what the answer must be; of itself, none that takes about a quarter of the context."""
+        if self._shows_schema == "never":
+            return None
+        is_always = self._shows_schema == "always"
+        hint = ask.hint(always=is_always)
+        return hint if hint is not None and (is_always or len(hint) <= card.context) else None
+
     def _read(self, ask: Ask, card: ModelCard, wanted: Wanted | None) -> tuple[list[Read], Constraint | None]:
         prompts = [asdict(prompt) for prompt in ask.asks()]
-        if self._shows_schema != "never" and (hint := ask.hint(always=self._shows_schema == "always")):
+        if hint := self._hint(ask, card):
             prompts = [prompt | {"turns": prompt["turns"] and _with_hint(prompt["turns"], hint)} for prompt in prompts]
         question = {
             "folder": str(self._tokenizers.folder(card)),

@@ -15,7 +15,9 @@ Choices = Annotated[tuple[str, ...], Field(min_length=1, strict=False, fail_fast
 
 
 def _read(value: Any) -> Any:
-    """h2oGPT's clients send objects as text."""
+    """h2oGPT's clients send objects as text, and nothing as an empty one."""
+    if value == "":
+        return None
     if isinstance(value, str):
         try:
             return json.loads(value)
@@ -45,7 +47,7 @@ class ResponseFormat(BaseModel):
 
 
 class StructuredOutputs(BaseModel):
-    """vLLM's: exactly one of the first five."""
+    """vLLM's: exactly one of the first five; its tags for parts of a text are not here."""
 
     model_config = _STRICT
 
@@ -55,6 +57,7 @@ class StructuredOutputs(BaseModel):
     grammar: str | None = None
     json_object: bool | None = None
     whitespace_pattern: str | None = None
+    structural_tag: None = None
 
 
 class Constrained(Request):
@@ -110,15 +113,14 @@ class Constrained(Request):
         told = self.structured_outputs
         if told is None:
             return []
-        ways = {"json": told.json_, "regex": told.regex, "choice": told.choice, "grammar": told.grammar}
-        given = {kind: source for kind, source in ways.items() if source is not None}
+        ways = {"regex": told.regex, "choice": told.choice, "grammar": told.grammar, "json": told.json_}
+        given = [(kind, source) for kind, source in ways.items() if source is not None]
         if told.json_object:
-            given["json_object"] = {"type": "object"}
+            given.append(("json", {"type": "object"}))
         field = "structured_outputs"
         if len(given) != 1:
             raise InvalidRequestError(f"{field}: exactly one of {', '.join(ways)} and json_object.", param=field)
-        ((kind, source),) = given.items()
-        return [Wanted(kind.removesuffix("_object"), source, field, spaces=told.whitespace_pattern)]
+        return [Wanted(*given[0], field, spaces=told.whitespace_pattern)]
 
     def hint(self, *, always: bool) -> str | None:
         """A line for the model, which cannot see its constraint."""

@@ -76,6 +76,16 @@ def test_what_is_only_looked_at_in_the_end_says_so(stack: Stack) -> None:
     assert set(told) == {True, False}
 
 
+def test_what_old_clients_send_for_nothing_constrains_nothing(stack: Stack) -> None:
+    nothing: dict[str, Any] = {"guided_json": "", "guided_regex": "", "guided_choice": [], "guided_grammar": ""}
+    nothing |= {"guided_whitespace_pattern": "", "response_format": {"type": "text"}}
+
+    plain = stack.client().chat.completions.create(**ASK, temperature=0)
+    told = stack.client().chat.completions.create(**ASK, temperature=0, extra_body=nothing)
+
+    assert told.choices[0].message.content == plain.choices[0].message.content
+
+
 def test_a_cut_answer_is_the_beginning_as_it_was_written(stack: Stack) -> None:
     asked = ASK | {"response_format": _format({"const": "a long text that does not fit"}), "max_tokens": 3}
 
@@ -96,6 +106,7 @@ def test_a_cut_answer_is_the_beginning_as_it_was_written(stack: Stack) -> None:
         ({"extra_body": {"guided_grammar": "start: missing"}}, "guided_grammar", "missing"),
         ({"extra_body": {"guided_json": "{"}}, "guided_json", "no JSON"),
         ({"extra_body": {"structured_outputs": {}}}, "structured_outputs", "exactly one"),
+        ({"extra_body": {"structured_outputs": {"structural_tag": {}}}}, "structured_outputs.structural_tag", "None"),
         ({"extra_body": {"guided_whitespace_pattern": " "}}, "guided_whitespace_pattern", "goes with"),
     ],
 )

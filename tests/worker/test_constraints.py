@@ -18,7 +18,7 @@ from worker.constraints.matcher import Compiler
 from worker.constraints.tokenizer import engine_tokenizer, spells
 from worker.engine.packed import PackedModel
 from worker.engine.rowbatch import RowModel
-from worker.engine.sequence import Bounds
+from worker.engine.sequence import Bounds, BrokenConstraintError
 from worker.models.counting import tokenizer
 
 _END = 256
@@ -145,6 +145,55 @@ def test_a_constraint_that_does_not_compile_fails_its_job_alone(path: str) -> No
     assert isinstance(failed, Failed)
     assert (failed.status, failed.code) == (500, "constraint_failed")
     assert notes.finish(mate) in {"stop", "length"}
+
+
+class _Breaking:
+    """A constraint that is given up after some tokens, as the engine's does when it needs too much."""
+
+    is_done = False
+
+    def __init__(self, left: int) -> None:
+        self._left = left
+
+    def clone(self) -> "_Breaking":
+        return _Breaking(self._left)
+
+    def advance(self, _token: int) -> None:
+        self._left -= 1
+
+    def forced(self) -> list[int]:
+        return []
+
+    def fill(self, mask: Any) -> None:
+        self.check()
+        mask.fill(-1)
+
+    def check(self) -> None:
+        if self._left < 0:
+            raise BrokenConstraintError("too many items")
+
+
+class _Breaker:
+    """Compiles everything to that."""
+
+    def row(self, _constraint: Constraint) -> _Breaking:
+        return _Breaking(3)
+
+
+@pytest.mark.parametrize("path", MAKERS)
+def test_a_constraint_that_breaks_in_the_middle_fails_its_job_alone_and_never_looks_whole(path: str) -> None:
+    model, broken, mate = MAKERS[path](), _job(_json()), _job(None, 2)
+    model.compiler = _Breaker()
+
+    engine, notes = an_engine(model, broken, mate)
+    finish(engine)
+
+    *said, failed = notes.events[broken.id]
+    assert isinstance(failed, Failed)
+    assert failed.code == "constraint_failed"
+    assert len(said) == 4
+    assert notes.tokens(mate) == answers(MAKERS[path](), a_claim(mate)).tokens(mate)
+    assert engine.counters["failed"] == 1
 
 
 def test_literals_that_spell_special_tokens_are_written_with_ordinary_ones() -> None:

@@ -12,11 +12,11 @@ from common.jobs import Delta, Echo, Event, Job, Logprob, Sampling, decode_event
 from tests.builders import a_job
 from tests.worker import saved_models, tiny
 from tests.worker.claims import BYTES, a_claim, an_engine, answers, finish, spelled
-from worker.engine import sequence
 from worker.engine.likely import Score
 from worker.engine.rowbatch import RowModel
 from worker.engine.scores import scored
 from worker.engine.sequence import Bounds
+from worker.engine.work import work_of
 from worker.models.counting import Counting
 from worker.models.pieces import Pieces
 
@@ -145,7 +145,7 @@ _BOUNDS = Bounds(200, (_END,))
 
 def _events(job: Job, answer: Sequence[int], said: Sequence[Event] = ()) -> list[Delta]:
     """What a model that gives these tokens makes of a job, after what was said; a token is as likely as its id says."""
-    one = sequence.work(a_claim(job, said), 1, _BOUNDS).sequences[0]
+    one = work_of(a_claim(job, said), 1, _BOUNDS).sequences[0]
     tokens = (*one.prompt, *answer)
     events = [] if one.is_finished else [*one.begin(BYTES, 0.0)]
     while not one.is_finished:
@@ -193,7 +193,7 @@ def test_entries_are_told_with_their_text_and_once_wherever_a_worker_dies(
 def test_a_token_of_which_only_a_part_is_shown_has_its_entry_and_what_follows_has_none() -> None:
     job = _job(0, 0, (1,), sampling=Sampling(60, 0.0, stop=("b",), logprobs=0))
     letters = tiny.Spoken(lambda tokens: "".join(("ab", "cd", "b")[token % 3] for token in tokens))
-    one = sequence.work(a_claim(job), 1, _BOUNDS).sequences[0]
+    one = work_of(a_claim(job), 1, _BOUNDS).sequences[0]
     one.begin(letters, 0.0)
 
     said = [*one.take(1, 0.0, (Score(1, -1.0),)), *one.take(0, 0.0, (Score(0, -2.0),))]

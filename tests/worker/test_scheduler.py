@@ -7,7 +7,8 @@ from tests.builders import a_job
 from tests.worker.claims import a_claim
 from worker.engine import sequence
 from worker.engine.scheduler import Pace, Room, Scheduler
-from worker.engine.sequence import Bounds, Work
+from worker.engine.sequence import Bounds
+from worker.engine.work import Work, work_of
 
 _MUCH = 10**6
 
@@ -21,7 +22,7 @@ class _Desk:
 
     def add(self, name: str, cls: Class = "normal", n: int = 1, *, attempts: int = 0, prompt: int = 3) -> None:
         job = a_job(cls=cls, n=n, prompts=((1,) * prompt,))
-        work = sequence.work(a_claim(job, attempts=attempts), len(self.works), Bounds(_MUCH, ()))
+        work = work_of(a_claim(job, attempts=attempts), len(self.works), Bounds(_MUCH, ()))
         self.works[name] = work
         self.scheduler.add(work)
 

@@ -6,8 +6,9 @@ import pytest
 from common.jobs import Delta, Event, Job, Sampling
 from tests.builders import a_job
 from tests.worker.claims import BYTES, a_claim, answers, spelled
-from worker.engine import rng, sequence
+from worker.engine import rng
 from worker.engine.sequence import Bounds
+from worker.engine.work import work_of
 from worker.models.counting import Counting
 
 _END = 256
@@ -20,7 +21,7 @@ def _prompted(text: str, sampling: Sampling, **changes: object) -> Job:
 
 def _events(job: Job, answer: Sequence[int], said: Sequence[Event] = (), now: float = 0.0) -> list[Delta]:
     """What a model that gives these tokens makes of a job, after what was said."""
-    one = sequence.work(a_claim(job, said), 1, _BOUNDS).sequences[0]
+    one = work_of(a_claim(job, said), 1, _BOUNDS).sequences[0]
     events = [] if one.is_finished else [*one.begin(BYTES, now)]
     for token in answer[len(one.tokens) :]:
         if one.is_finished:
@@ -82,7 +83,7 @@ def test_half_a_character_at_the_end_is_not_shown() -> None:
 
 def test_time_goes_on_while_a_job_has_no_worker() -> None:
     claim = replace(a_claim(a_job(max_time_s=5.0)), since_s=3.0)
-    one = sequence.work(claim, 1, _BOUNDS).sequences[0]
+    one = work_of(claim, 1, _BOUNDS).sequences[0]
     one.begin(BYTES, 100.0)
 
     assert one.take(spelled("x")[0], 101.9) == (Delta("x", spelled("x")),)
@@ -90,7 +91,7 @@ def test_time_goes_on_while_a_job_has_no_worker() -> None:
 
 
 def test_time_that_is_up_ends_the_answer_as_its_length_does() -> None:
-    one = sequence.work(a_claim(a_job(max_time_s=5.0)), 1, _BOUNDS).sequences[0]
+    one = work_of(a_claim(a_job(max_time_s=5.0)), 1, _BOUNDS).sequences[0]
     one.begin(BYTES, 100.0)
 
     early, late = one.take(spelled("x")[0], 104.9), one.take(spelled("y")[0], 105.0)
@@ -100,7 +101,7 @@ def test_time_that_is_up_ends_the_answer_as_its_length_does() -> None:
 
 
 def test_a_token_before_the_beginning_is_an_error() -> None:
-    one = sequence.work(a_claim(a_job()), 1, _BOUNDS).sequences[0]
+    one = work_of(a_claim(a_job()), 1, _BOUNDS).sequences[0]
 
     with pytest.raises(ValueError, match="not begun"):
         one.take(1, 0.0)
@@ -109,7 +110,7 @@ def test_a_token_before_the_beginning_is_an_error() -> None:
 def test_every_choice_has_its_prompt_and_its_draws() -> None:
     job = a_job(prompts=((1,), (2, 3)), n=2, seed=5, sampling=Sampling(4, 0.7, 0.9, 3, 0.1))
 
-    made = sequence.work(a_claim(job), 1, _BOUNDS).sequences
+    made = work_of(a_claim(job), 1, _BOUNDS).sequences
 
     assert [one.prompt for one in made] == [(1,), (1,), (2, 3), (2, 3)]
     assert [one.draw.key for one in made] == [rng.stream(5, choice) for choice in range(4)]
@@ -173,7 +174,7 @@ def test_text_that_the_log_lacks_is_said_before_anything_new() -> None:
 
 
 def test_a_sequence_that_comes_back_from_parking_says_nothing_twice() -> None:
-    one = sequence.work(a_claim(_prompted("a", Sampling(9))), 1, _BOUNDS).sequences[0]
+    one = work_of(a_claim(_prompted("a", Sampling(9))), 1, _BOUNDS).sequences[0]
     one.enter(3, 0)
     one.begin(BYTES, 0.0)
     one.has_read(1)

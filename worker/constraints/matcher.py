@@ -5,19 +5,18 @@ from collections import OrderedDict
 from collections.abc import Collection
 from typing import Any
 
-import torch
-from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+import numpy as np
+from llguidance import LLMatcher, LLTokenizer
 from tokenizers import Tokenizer
-from torch import Tensor
 
 from common import telemetry
+from common.constraints.check import limits
 from common.constraints.spec import Constraint
 from worker.constraints.tokenizer import engine_tokenizer, spells
 from worker.engine.sequence import BrokenConstraintError
 from worker.models.pieces import Pieces
 
 _KEPT = 256  # compiled constraints
-_ITEMS = 20_000  # in a row of the parser: schemas with a thousand optional properties need so many
 _WORD = 32  # tokens in one number of a mask
 log = telemetry.logger("constraints")
 
@@ -37,33 +36,28 @@ class Row:
         """Nothing but an end may come."""
         return bool(self._matcher.is_stopped())
 
-    @property
-    def is_whole(self) -> bool:
-        """The answer may end here."""
-        return bool(self._matcher.is_accepting())
-
-    def fill(self, mask: Tensor) -> None:
-        """Bits of the tokens that may come, [ceil(V / 32)] int32 on a CPU. Raises BrokenConstraintError."""
-        self._matcher.unsafe_compute_mask_ptr(mask.data_ptr(), mask.nbytes)
-        self._check()
+    def fill(self, mask: Any) -> None:
+        """Bits of the tokens that may come, into an array [ceil(V / 32)] of int32. Raises BrokenConstraintError."""
+        self._matcher.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
+        self.check()
 
     def advance(self, token: int) -> None:
         """It came. Raises BrokenConstraintError."""
         self._matcher.consume_token(token)
-        self._check()
+        self.check()
 
     def forced(self) -> list[int]:
         """What must come next, spelled as the tokenizer would; often nothing."""
         return list(self._matcher.compute_ff_tokens())
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raises BrokenConstraintError where the engine gave up; that stays so."""
         if error := self._matcher.get_error():
             raise BrokenConstraintError(error)
 
 
-def compiler(tokenizer: Tokenizer, config: Any, end_ids: Collection[int]) -> "Compiler | None":
+def compiler(tokenizer: Tokenizer, pieces: Pieces, config: Any, end_ids: Collection[int]) -> "Compiler | None":
     """A model's; None for a tokenizer whose tokens are not the bytes of a text, or without an end."""
-    pieces = Pieces(tokenizer)
     if not end_ids or not spells(tokenizer, pieces):
         log.warning("answers of this model cannot be constrained: its tokens do not spell text byte by byte")
         return None
@@ -75,7 +69,6 @@ class Compiler:
 
     def __init__(self, tokenizer: LLTokenizer) -> None:
         self._tokenizer = tokenizer
-        self._limits = LLParserLimits(max_items_in_row=_ITEMS)
         self._known: OrderedDict[str, Row] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -92,6 +85,6 @@ class Compiler:
 
     def _compiled(self, constraint: Constraint) -> Row:
         """With its first mask, which finds what compiling does not."""
-        row = Row(LLMatcher(self._tokenizer, constraint.grammar, limits=self._limits, log_level=0))
-        row.clone().fill(torch.zeros(-(-self._tokenizer.vocab_size // _WORD), dtype=torch.int32))
+        row = Row(LLMatcher(self._tokenizer, constraint.grammar, limits=limits(), log_level=0))
+        row.clone().fill(np.zeros(-(-self._tokenizer.vocab_size // _WORD), np.int32))
         return row

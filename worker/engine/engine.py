@@ -5,8 +5,9 @@ The model is behind a small Protocol, so that everything here runs without torch
 
 import threading
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from common import telemetry
@@ -17,7 +18,7 @@ from worker.engine import sequence as sequences
 from worker.engine.forward import Feeds, Forward, Hot, LostModelError, ShortOfMemoryError, Tokens, entering
 from worker.engine.model import Drawn, Feed, Model
 from worker.engine.scheduler import Pace, Room, Scheduler
-from worker.engine.sequence import Work
+from worker.engine.work import Work, work_of
 
 __all__ = ["Engine", "Hot", "Output", "Room", "Sink"]
 
@@ -91,7 +92,7 @@ class Engine:
         with self._changed:
             self._forget(claim.job.id)
             self._arrivals += 1
-            work = sequences.work(claim, self._arrivals, self._model.bounds, row)
+            work = work_of(claim, self._arrivals, self._model.bounds, row)
             self._scheduler.add(work)
             self.counters["prompt_tokens"] += claim.job.prompt_tokens
             if self._began is None:
@@ -104,7 +105,6 @@ class Engine:
                 self._end(work, _done(work))
             else:  # parked ahead of the claim alone, they could be back before it came
                 self._scheduler.park(0, work.cls, time.monotonic())
-                self.counters["preemptions"] = self._scheduler.parked
             self._changed.notify_all()
 
     def _row(self, job: Job) -> tuple[sequences.Row | None, Failed | None]:
@@ -243,13 +243,8 @@ class Engine:
 
     def _begin(self, sequence: sequences.Sequence, now: float) -> None:
         """Its text; a mate of the same job may have failed before it."""
-        if sequence.slot is None:
-            return
-        try:
-            self._say(sequence, (*sequence.begin(self._model, now), *self._forced(sequence, now)))
-        except Exception:  # whatever its text does, it fails alone
-            log.exception("a sequence could not begin", job=sequence.job_id)
-            self._fail(sequence.job_id)
+        if sequence.slot is not None:
+            self._try(sequence, partial(sequence.begin, self._model, now), now)
 
     def _is_suspect(self, sequence: sequences.Sequence) -> bool:
         return self._scheduler[sequence.job_id].is_suspect
@@ -267,25 +262,29 @@ class Engine:
         for sequence, feed in feeds.items():
             if sequence.slot is None:
                 continue
-            drawn = tokens.get(sequence)
-            try:
-                self._say(sequence, (*self._take(sequence, feed, drawn, now), *self._forced(sequence, now)))
-            except sequences.BrokenConstraintError as error:
-                log.warning("a constraint broke", job=sequence.job_id, reason=str(error))
-                self._fail(sequence.job_id, _BROKEN)
-            except Exception:  # whatever its text does, it fails alone
-                has_token = drawn is not None and drawn.token is not None
-                log.exception("a sequence failed", job=sequence.job_id, has_token=has_token)
-                self._fail(sequence.job_id)
+            self._try(sequence, partial(self._take, sequence, feed, tokens.get(sequence), now), now)
         self._outputs += [
             Output(job_id, self._scheduler[job_id].claim.epoch, tuple(events))
             for job_id, events in self._spoken.items()
         ]
         self._spoken.clear()
 
+    def _try(self, sequence: sequences.Sequence, say: Callable[[], Sequence[Delta]], now: float) -> None:
+        """What it says now, and what must follow."""
+        try:
+            self._say(sequence, (*say(), *self._forced(sequence, now)))
+        except sequences.BrokenConstraintError as error:
+            log.warning("a constraint broke", job=sequence.job_id, reason=str(error))
+            self._fail(sequence.job_id, _BROKEN)
+        except Exception:  # whatever its text does, it fails alone
+            log.exception("a sequence failed", job=sequence.job_id)
+            self._fail(sequence.job_id)
+
     def _take(self, sequence: sequences.Sequence, feed: Feed, drawn: Drawn | None, now: float) -> Sequence[Delta]:
         """What a sequence says after it has read this. Raises ValueError where the model had nothing for it."""
         if drawn is None or (feed.draws and drawn.token is None):
+            if feed.row is not None:
+                feed.row.check()
             raise ValueError("the model gave no token")
         if not feed.draws:
             sequence.score(drawn.scores)

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from common.constraints.spec import Constraint
+from worker.engine import memory
 from worker.engine.blocks import Blocks
 from worker.engine.likely import Asked, Score
-from worker.engine.sequence import Bounds, Draw, Row
+from worker.engine.sequence import Bounds, BrokenConstraintError, Draw, Row
 from worker.engine.text import Speech
 
 
@@ -25,7 +26,7 @@ class Feed:
     past: Sequence[int] = ()  # all before them, where the model has not read them for this sequence but wants to know
     enters: bool = False  # a prompt is read, or a part of it
     follows: int | None = None  # the next token where nothing is drawn: it may have to be scored
-    row: Any = None  # its place in its constraint, as the model made it
+    row: Row | None = None  # its place in its constraint
 
 
 class Drawn(NamedTuple):
@@ -41,6 +42,23 @@ class Compiler(Protocol):
 
     def row(self, constraint: Constraint) -> Row:
         """At its beginning; on any thread. Raises BrokenConstraintError."""
+
+
+class Network:
+    """What models with a tokenizer and weights have alike."""
+
+    compiler: Compiler | None = None  # None: its tokenizer cannot be constrained
+    _device: Any
+
+    def row(self, constraint: Constraint) -> Row:
+        """A constraint at its beginning."""
+        if self.compiler is None:
+            raise BrokenConstraintError("this model's tokenizer cannot be constrained")
+        return self.compiler.row(constraint)
+
+    def relieve(self) -> None:
+        """What torch keeps for later tensors."""
+        memory.give_back(self._device)
 
 
 class Model(Speech, Protocol):

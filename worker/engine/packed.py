@@ -13,17 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common.constraints.spec import Constraint
 from worker.engine import attention, memory, native
 from worker.engine.attention import Group, Piece, Singles, Step, Store
 from worker.engine.blocks import Blocks
 from worker.engine.edits import Editor
 from worker.engine.masks import Masks
-from worker.engine.model import Compiler, Drawn, Feed
+from worker.engine.model import Drawn, Feed, Network
 from worker.engine.rowbatch import UNFIT, UnsupportedModelError, refuse_difference
 from worker.engine.sampler import Sampler
 from worker.engine.scores import scored
-from worker.engine.sequence import Bounds, BrokenConstraintError, Draw, Row
+from worker.engine.sequence import Bounds, Draw
 from worker.engine.text import Speech
 
 SIZE = 16  # tokens of a block
@@ -35,7 +34,7 @@ _LAYERS = {"full_attention", "sliding_attention"}
 _ASKED = {"position_ids", "logits_to_keep"}  # what a forward must take
 
 
-class PackedModel:
+class PackedModel(Network):
     """A causal language model as the engine knows it."""
 
     def __init__(self, model: Any, speech: Speech, bounds: Bounds, slots: int, room: Callable[[int], int]) -> None:
@@ -48,7 +47,6 @@ class PackedModel:
         self.decode, self.spell = speech.decode, speech.spell
         self._model, self._device = model, model.device
         self._vocabulary = model.config.get_text_config(decoder=True).vocab_size
-        self.compiler: Compiler | None = None
         can_attend = model.device.type == "cpu" and model.dtype in native.DTYPES
         self._attend = native.library() if can_attend else None
         self._editor, self._sampler = Editor(model.device), Sampler(model.device)
@@ -103,16 +101,6 @@ class PackedModel:
             if not self.blocks.users(block):
                 for store in self._stores.values():
                     store.wipe(block)
-
-    def row(self, constraint: Constraint) -> Row:
-        """A constraint at its beginning."""
-        if self.compiler is None:
-            raise BrokenConstraintError("this model's tokenizer cannot be constrained")
-        return self.compiler.row(constraint)
-
-    def relieve(self) -> None:
-        """What torch keeps for later tensors."""
-        memory.give_back(self._device)
 
     @torch.inference_mode()
     def test(self) -> None:

@@ -12,17 +12,15 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from common.constraints.spec import Constraint
-from worker.engine import memory
 from worker.engine.blocks import Blocks
 from worker.engine.edits import Editor
 from worker.engine.kv import Place, SlotLayer, StateLayer
 from worker.engine.likely import Asked, Score
 from worker.engine.masks import Masks
-from worker.engine.model import Compiler, Drawn, Feed
+from worker.engine.model import Drawn, Feed, Network
 from worker.engine.sampler import Sampler
 from worker.engine.scores import scored
-from worker.engine.sequence import Bounds, BrokenConstraintError, Draw, Row
+from worker.engine.sequence import Bounds, Draw
 from worker.engine.text import Speech
 
 BUCKET = 32  # the cache is read in multiples of so many tokens
@@ -39,7 +37,7 @@ class UnsupportedModelError(Exception):
     """A sentence: why this model cannot run as rows."""
 
 
-class RowModel:
+class RowModel(Network):
     """A causal language model as the engine knows it."""
 
     blocks: Blocks | None = None
@@ -52,7 +50,6 @@ class RowModel:
         self._device: torch.device = model.device
         config = model.config.get_text_config(decoder=True)
         self._vocabulary = config.vocab_size
-        self.compiler: Compiler | None = None
         self._windows = _windows(config)
         kinds = getattr(config, "layer_types", None) or [None] * config.num_hidden_layers
         self._states = {kind for kind in kinds if kind in STATE_TYPES}
@@ -115,16 +112,6 @@ class RowModel:
         if mover in self._poisoned:
             self._each("wipe", last)  # also of one that moved: what it leaves behind is read by the row's next sequence
         self._poisoned.discard(slot)
-
-    def row(self, constraint: Constraint) -> Row:
-        """A constraint at its beginning."""
-        if self.compiler is None:
-            raise BrokenConstraintError("this model's tokenizer cannot be constrained")
-        return self.compiler.row(constraint)
-
-    def relieve(self) -> None:
-        """What torch keeps for later tensors."""
-        memory.give_back(self._device)
 
     @torch.inference_mode()
     def test(self) -> None:

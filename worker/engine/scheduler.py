@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from common.jobs import CLASSES, Class
 from worker.engine.blocks import Blocks, OutOfBlocksError
-from worker.engine.sequence import Sequence, Work
+from worker.engine.sequence import Sequence
+from worker.engine.work import Work
 
 _PREFILL_S = 0.05  # reading prompts may make running sequences wait so long in one step
 _FIRST_TOKENS = 512  # prompt tokens of a step before we know what they cost

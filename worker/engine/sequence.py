@@ -2,10 +2,10 @@
 
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from common.constraints.verify import errors
-from common.jobs import Class, Delta, Echo, Finish, Logprob, Sampling
+from common.jobs import Delta, Echo, Finish, Logprob, Sampling
 from common.ledger.replies import Claim
 from worker.engine import likely, rng
 from worker.engine.blocks import Name, names
@@ -33,6 +33,12 @@ class Row(Protocol):
 
     def forced(self) -> Iterable[int]:
         """What must come next; often nothing."""
+
+    def fill(self, mask: Any) -> None:
+        """Bits of the tokens that may come, into an array [ceil(V / 32)] of int32. Raises BrokenConstraintError."""
+
+    def check(self) -> None:
+        """Raises BrokenConstraintError where it is given up; that stays so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,60 +347,6 @@ class Sequence:
         return errors(constraint.schema, text.decode(spoken)[: text.shown])
 
 
-@dataclass(slots=True)
-class Work:
-    """A claimed job in the engine."""
-
-    claim: Claim
-    order: int  # of arrival
-    sequences: tuple[Sequence, ...]
-    parked_at: float | None = None
-
-    @property
-    def cls(self) -> Class:
-        """Its class."""
-        return self.claim.job.cls
-
-    @property
-    def is_suspect(self) -> bool:
-        """A worker died while it was hot: it gets steps of its own until it runs."""
-        return self.claim.attempts > 0
-
-    @property
-    def is_finished(self) -> bool:
-        """Every choice has its finish."""
-        return all(sequence.is_finished for sequence in self.sequences)
-
-    @property
-    def tokens(self) -> int:
-        """Generated tokens, those in the log included."""
-        return sum(len(sequence.tokens) for sequence in self.sequences)
-
-    @property
-    def cached(self) -> int:
-        """Tokens of its prompts that nobody had to compute."""
-        return sum(sequence.cached for sequence in self.sequences if sequence.choice % self.claim.job.n == 0)
-
-    def waiting(self) -> Iterator[Sequence]:
-        """What still wants a slot."""
-        return (sequence for sequence in self.sequences if sequence.slot is None and not sequence.is_finished)
-
-    def running(self) -> Iterator[Sequence]:
-        """What has one."""
-        return (sequence for sequence in self.sequences if sequence.slot is not None)
-
-
 def _edits(sampling: Sampling, prompt: int, ends: Iterable[int]) -> Edits | None:
     told = (sampling.presence, sampling.frequency, sampling.repetition, sampling.bias, sampling.min_tokens)
     return None if told == (0, 0, 1, (), 0) else Edits(prompt, *told, tuple(ends))
-
-
-def work(claim: Claim, order: int, bounds: Bounds, row: Row | None = None) -> Work:
-    """A claim's sequences, each with what the log has of it; ``row``: the job's constraint, at its beginning."""
-    choices: list[list[Delta]] = [[] for _ in range(claim.job.choices)]
-    for delta in claim.said:
-        choices[delta.choice].append(delta)
-    sequences = (
-        Sequence(claim, choice, bounds, tuple(said), row and row.clone()) for choice, said in enumerate(choices)
-    )
-    return Work(claim, order, tuple(sequences))

@@ -141,11 +141,12 @@ def _pretrained(model: settings.Model, threads: int) -> Loaded:
     _lay_out(network)
     context, ends = _context(model, network.config), _end_ids(network, tokenizer)
     bounds = Bounds(context, ends, model.deterministic, model.share_prefixes)
+    pieces = Pieces(tokenizer.backend_tokenizer)
     try:
-        served = _served(model, network, Pieces(tokenizer.backend_tokenizer), bounds)
+        served = _served(model, network, pieces, bounds)
     except UnsupportedModelError as error:
         raise LoadError(f"{model.path} cannot be served yet: {_shortened(error)}.") from error
-    served.compiler = compiler(tokenizer.backend_tokenizer, network.config, bounds.end_ids)
+    served.compiler = compiler(tokenizer.backend_tokenizer, pieces, network.config, bounds.end_ids)
     files = _tokenizer_files(tokenizer, network)
     return Loaded(served, _card(model, network, tokenizer, files, served), files, parameters, size)
 
