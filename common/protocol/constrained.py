@@ -79,15 +79,18 @@ class Constrained(Request):
         if len({json.dumps([one.kind, one.source], sort_keys=True) for one in found}) > 1:
             names = " and ".join(dict.fromkeys(one.field for one in found))
             raise InvalidRequestError(f"{found[-1].field}: only one of {names} can hold.", param=found[-1].field)
-        spaces = self.guided_whitespace_pattern
-        if spaces and not any(one.kind == "json" for one in found):
-            field = "guided_whitespace_pattern"
+        spaces = [self.guided_whitespace_pattern and "guided_whitespace_pattern"]
+        spaces += [one.spaces and f"{one.field}.whitespace_pattern" for one in found]
+        if (field := next(filter(None, spaces), None)) and not any(one.kind == "json" for one in found):
             raise InvalidRequestError(f"{field}: it goes with a JSON schema or object.", param=field)
         return next(iter(found), None)
 
     def _of_format(self) -> list[Wanted]:
         told = self.response_format
         if told.type == "text":
+            if told.json_schema is not None:
+                field = "response_format.json_schema"
+                raise InvalidRequestError(f"{field}: it goes with type json_schema.", param=field)
             return []
         spaces = self.guided_whitespace_pattern or None
         if told.type != "json_schema":
@@ -130,4 +133,6 @@ class Constrained(Request):
         schema = self.guided_json if told.json_schema is None else told.json_schema.schema_
         if schema is None:
             return None if told.type == "text" else "Answer with one JSON object and nothing else."
-        return f"Answer in JSON that fits this schema: {json.dumps(schema, ensure_ascii=False)}"
+        about = told.json_schema and told.json_schema.description
+        shape = f"Answer in JSON that fits this schema: {json.dumps(schema, ensure_ascii=False)}"
+        return f"{about}\n{shape}" if about else shape

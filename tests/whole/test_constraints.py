@@ -86,6 +86,16 @@ def test_what_old_clients_send_for_nothing_constrains_nothing(stack: Stack) -> N
     assert told.choices[0].message.content == plain.choices[0].message.content
 
 
+def test_a_schema_that_would_fill_the_context_is_held_without_being_told(stack: Stack) -> None:
+    asked = ASK | {"response_format": _format({"enum": ["y", "x" * 4000]}), "temperature": 0}
+
+    answer = stack.client().chat.completions.create(**asked)
+
+    assert answer.usage is not None
+    assert answer.usage.prompt_tokens < 100
+    assert (answer.choices[0].message.content or "").startswith(('"y"', '"x'))
+
+
 def test_a_cut_answer_is_the_beginning_as_it_was_written(stack: Stack) -> None:
     asked = ASK | {"response_format": _format({"const": "a long text that does not fit"}), "max_tokens": 3}
 
@@ -106,6 +116,12 @@ def test_a_cut_answer_is_the_beginning_as_it_was_written(stack: Stack) -> None:
         ({"extra_body": {"guided_grammar": "start: missing"}}, "guided_grammar", "missing"),
         ({"extra_body": {"guided_json": "{"}}, "guided_json", "no JSON"),
         ({"extra_body": {"structured_outputs": {}}}, "structured_outputs", "exactly one"),
+        (
+            {"extra_body": {"structured_outputs": {"regex": "a", "whitespace_pattern": " "}}},
+            "structured_outputs.whitespace_pattern",
+            "goes with",
+        ),
+        ({"response_format": _format({}) | {"type": "text"}}, "response_format.json_schema", "goes with"),
         ({"extra_body": {"structured_outputs": {"structural_tag": {}}}}, "structured_outputs.structural_tag", "None"),
         ({"extra_body": {"guided_whitespace_pattern": " "}}, "guided_whitespace_pattern", "goes with"),
     ],
