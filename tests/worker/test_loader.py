@@ -336,6 +336,7 @@ def test_the_start_shows_what_takes_memory(wide: Path, capsys: pytest.CaptureFix
         tokens * each / 1e6, abs=0.06
     )
     assert "a step of 65 tokens, for a while" in named
+    assert "runs_as=packed" in said
 
 
 def test_a_checkpoint_for_other_processors_is_refused_in_one_line(wide: Path, tmp_path: Path) -> None:

@@ -88,6 +88,7 @@ def load(model: settings.Model, threads: int = 0) -> Loaded:
         "model loaded",
         model=model.name,
         path=model.path,
+        runs_as=loaded.card.path,
         dtype=loaded.card.dtype,
         parameters=loaded.parameters,
         context=loaded.card.context,
