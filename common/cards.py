@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from pydantic import TypeAdapter
 
+from common.toolformat import ToolFormat
+
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
@@ -21,7 +23,8 @@ class ModelCard:
     quantization: str | None
     created: int  # Unix seconds of the worker's boot
     tokenizer_digest: str  # SHA-256 of the blob of tokenizer files (Ledger.tokenizer_files)
-    version: int = 1
+    tools: ToolFormat | None = None  # how its chat template, or we, write calls of tools; None: no template
+    version: int = 2
 
     def encode(self) -> str:
         """As the ledger keeps it."""

@@ -6,6 +6,7 @@ A log's items are JSON objects, numbered from 1:
     {"c": choice, "t": "", "i": [...], "f": reason}   the Delta that ends a choice; its text stands in the item before
     {..., "l": [[token, logprob, offset, [[token, logprob], ...]], ...]}   a Delta with how likely its tokens were
     {..., "f": reason, "e": [pointers]}               and where the whole choice misses its schema, if somebody looked
+    {"c": choice, "t": "", "i": [...], "k": [index, name, arguments]}   a Delta of a call: its tool, or more arguments
     {"done": {"usage": {...}}}                        Done, the last item
     {"failed": {"status", "type", "code", "message", "param"}}   Failed, the last item
 
@@ -25,6 +26,7 @@ from pydantic_core import from_json
 
 from common.constraints.spec import Constraint
 from common.errors import ApiError
+from common.toolformat import ToolPlan
 
 Class = Literal["interactive", "normal", "batch"]
 CLASSES: tuple[Class, ...] = ("interactive", "normal", "batch")
@@ -106,6 +108,7 @@ class Job:
     n: int = 1
     echo: tuple[Echo, ...] = ()  # one for each prompt, or none at all
     constraint: Constraint | None = None  # what every choice must be
+    tools: ToolPlan | None = None  # which calls a choice may hold, and how to read them
     keep_s: int = 3600  # how long record and log outlive the end
     end_s: int = 3600  # the latest end, counted from SUBMIT
     max_wait_s: float | None = None  # refused when it cannot start before
@@ -174,6 +177,15 @@ def _piece(raw: str | list[int]) -> Piece:
 
 
 @dataclass(frozen=True, slots=True)
+class Call:
+    """A piece of a call: the name of its tool, or more of its arguments."""
+
+    index: int
+    name: str = ""
+    arguments: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Delta:
     """New text of one choice and the token ids behind it; ``finish`` ends the choice."""
 
@@ -183,6 +195,7 @@ class Delta:
     finish: Finish | None = None
     logprobs: tuple[Logprob, ...] = ()  # of the tokens whose text this is
     errors: tuple[str, ...] | None = None  # where a choice that ends misses its schema; None: nobody looked
+    call: Call | None = None  # in place of text
 
     def encode(self) -> str:
         """One item."""
@@ -191,7 +204,12 @@ class Delta:
         finish = f',"f":"{self.finish}"' if self.finish else ""
         likely = f',"l":{_listed(self.logprobs)}' if self.logprobs else ""
         errors = "" if self.errors is None else f',"e":{json.dumps(self.errors, separators=(",", ":"))}'
-        return f'{{"c":{self.choice},"t":{text},"i":[{ids}]{finish}{likely}{errors}}}'
+        call = "" if self.call is None else f',"k":{_called(self.call)}'
+        return f'{{"c":{self.choice},"t":{text},"i":[{ids}]{finish}{likely}{errors}{call}}}'
+
+
+def _called(call: Call) -> str:
+    return json.dumps((call.index, call.name, call.arguments), ensure_ascii=False, separators=(",", ":"))
 
 
 def _listed(logprobs: tuple[Logprob, ...]) -> str:
@@ -261,4 +279,5 @@ def decode_event(item: str | bytes) -> Event:
         return Failed(**raw["failed"])
     logprobs = tuple(map(Logprob.of, raw["l"])) if "l" in raw else ()
     errors = tuple(raw["e"]) if "e" in raw else None
-    return Delta(raw["t"], tuple(raw["i"]), raw["c"], raw.get("f"), logprobs, errors)
+    call = Call(*raw["k"]) if "k" in raw else None
+    return Delta(raw["t"], tuple(raw["i"]), raw["c"], raw.get("f"), logprobs, errors, call)

@@ -1,4 +1,4 @@
-"""How a model writes its calls of tools: data that stands in its card.
+"""How a model writes its calls of tools: data that stands in its card, and what a request makes of it.
 
 A call block is ``begin NAME middle ARGUMENTS (between NAME middle ARGUMENTS)* end``; what is in lower case is literal.
 In it, ID and INDEX stand for an id of nine letters or digits and for a small number. Where a literal spells one of
@@ -11,7 +11,7 @@ can be compared as strings.
 import json
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -20,6 +20,8 @@ from pydantic import TypeAdapter
 ID, INDEX = "\ue000", "\ue001"
 FIRST = 0xD800  # of 2,048 lone surrogates
 HOLES = {ID: "[A-Za-z0-9]{9}", INDEX: "[0-9]{1,3}"}
+
+_MARKER = re.compile(r"[<\[{|].*[>\]}|]", re.DOTALL)
 
 Family = Literal["object", "array", "named", "tagged", "own"]
 
@@ -51,6 +53,7 @@ class ToolFormat:
     thinks: tuple[str, str] | None = None  # around what the model thinks before it answers
     is_thinking: bool = False  # the prompt has begun it
     wants: Literal["object", "string"] = "object"  # arguments of earlier calls, as the template reads them
+    names_ids: bool = False  # the id of an earlier call is written in place of its name: functions.NAME:0
     shows_tools: bool = False
     shows_calls: bool = False
     takes_results: bool = False
@@ -68,6 +71,15 @@ class ToolFormat:
     def coded(self, text: str) -> str:
         """The same with a surrogate for each special token it spells."""
         return coded(text, tuple(special for special, _ in self.specials))
+
+    def written(self, calls: Sequence[tuple[str, str]]) -> str:
+        """Calls of these names with these arguments, which are JSON."""
+        told = (f"{name}{self.middle}{arguments}" for name, arguments in calls)
+        return f"{self.begin}{(self.between or '').join(told)}{self.end}"
+
+    def result(self, name: str, text: str) -> str:
+        """What such a call gave, for templates without a turn for it."""
+        return f'<tool_response name="{name}">\n{text}\n</tool_response>'
 
     def parts(self) -> dict[str, str]:
         """The markers one by one, for people."""
@@ -89,6 +101,32 @@ class ToolFormat:
 _FORMAT = TypeAdapter(ToolFormat)
 
 
+@dataclass(frozen=True, slots=True)
+class ToolPlan:
+    """What an answer with tools may be, and how to read it; travels in the job."""
+
+    grammar: str | None  # None: nothing is constrained, or a Constraint has it
+    format: ToolFormat
+    tools: dict[
+        str, dict[str, bool]
+    ]  # those that may be called: their arguments in tags, and which are written as text
+    is_first: bool  # a call can only be the whole answer
+    finish: Literal["stop", "tool_calls"]  # of an answer with calls
+    looked_at: dict[str, str] = field(default_factory=dict)  # schemas that are not enforced in full, as JSON
+
+    def encode(self) -> str:
+        """As JSON."""
+        return _PLAN.dump_json(self).decode()
+
+    @classmethod
+    def decode(cls, raw: str | bytes) -> "ToolPlan":
+        """From JSON."""
+        return _PLAN.validate_json(raw)
+
+
+_PLAN = TypeAdapter(ToolPlan)
+
+
 def own(known: ToolFormat) -> ToolFormat:
     """Ours, for models without one; all else that is known of the model stays."""
     return replace(
@@ -108,7 +146,7 @@ def instructions(tools: Sequence[Mapping[str, Any]], format_: ToolFormat) -> str
     """What the system says of tools where the template does not, or of calls where it cannot write them."""
     listed = [json.dumps(tool["function"], ensure_ascii=False) for tool in tools]
     shown = () if format_.shows_tools else ("You may call these tools:", *listed)
-    call = f'{format_.begin}NAME{format_.middle}{{"ARGUMENT": VALUE}}{format_.end}'
+    call = format_.written([("NAME", '{"ARGUMENT": VALUE}')])
     return "\n".join((*shown, "To call a tool, write:", call))
 
 
@@ -122,6 +160,11 @@ def coded(text: str, specials: tuple[str, ...]) -> str:
 def spelled(text: str, specials: Sequence[str]) -> str:
     """What ``coded`` was given."""
     return "".join(specials[ord(one) - FIRST] if is_special(one) else one for one in text)
+
+
+def is_marker(token: Any) -> bool:
+    """Whether an added token stands for itself and not for the text that it spells."""
+    return bool(token.content.strip()) and bool(token.special or _MARKER.fullmatch(token.content))
 
 
 def is_special(character: str) -> bool:

@@ -20,6 +20,7 @@ from common.ledger.ledger import Ledger
 from common.ledger.replies import Claim, Emission, EmitReply, End
 from common.ledger.wire import CANCELLED, EXPIRED
 from worker.engine.engine import Output
+from worker.items import merged
 
 _MOST_JOBS = 256  # in one EMIT: more would stall the front ends' dispatch
 _MOST_AHEAD = 512  # tokens of one job that Redis does not have, before the engine waits
@@ -210,7 +211,7 @@ class Publisher:
 
     @staticmethod
     def _emission(job_id: str, job: _Open) -> Emission:
-        job.items += map(_item, _merged(job.pending))
+        job.items += map(_item, merged(job.pending))
         job.pending.clear()
         job.is_fresh = False
         new = job.items[job.stored :]
@@ -367,26 +368,3 @@ def _tokens(event: Event) -> int:
 
 def _item(event: Event) -> _Item:
     return _Item(event.encode(), _tokens(event))
-
-
-def _merged(events: Sequence[Event]) -> Sequence[Event]:
-    """Neighbouring deltas of one choice as one; a finish stays an item of its own."""
-    merged: list[Event] = []
-    last: dict[int, int] = {}  # choice -> where its newest delta stands
-    for event in events:
-        if not isinstance(event, Delta):
-            merged.append(event)
-            continue
-        at = last.get(event.choice)
-        before = merged[at] if at is not None else None
-        if at is not None and isinstance(before, Delta) and event.finish is None and before.finish is None:
-            merged[at] = Delta(
-                before.text + event.text,
-                before.tokens + event.tokens,
-                event.choice,
-                logprobs=before.logprobs + event.logprobs,
-            )
-        else:
-            last[event.choice] = len(merged)
-            merged.append(event)
-    return merged

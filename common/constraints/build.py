@@ -7,7 +7,7 @@ from typing import Any
 from common.constraints.limits import bounded, bounded_choices, bounded_grammar, bounded_regex
 from common.constraints.lower import lower
 from common.constraints.patterns import PatternError, refuse_beyond_regular
-from common.constraints.spec import Constraint, Kind, RefusedConstraintError, Wanted, mode_of
+from common.constraints.spec import Constraint, Kind, Note, RefusedConstraintError, Wanted, mode_of
 
 WHITESPACE = r"( |\n[ ]{0,20})?"  # natural, compact and pretty JSON, and no endless spaces
 _GIVEN_UP = (  # what the engine says when it cannot, and what is then left to the check at the end
@@ -39,20 +39,27 @@ def from_schema(
     schema: Any, *, strict: bool = False, whitespace: str | None = None, formats: bool = True
 ) -> Constraint:
     """JSON of this schema. Raises RefusedConstraintError."""
+    lowered, notes, asked = enforceable(schema, strict=strict, whitespace=whitespace, formats=formats)
+    return Constraint("json", _json_grammar(lowered), mode_of(notes), notes, asked)
+
+
+def enforceable(
+    schema: Any, *, strict: bool = False, whitespace: str | None = None, formats: bool = True
+) -> tuple[dict[str, Any], tuple[Note, ...], str]:
+    """A schema as the engine takes it, what was done for that, and the client's as JSON.
+
+    Raises RefusedConstraintError.
+    """
     asked = bounded(schema)
+    pattern = WHITESPACE if whitespace is None else bounded_regex(whitespace)
     given_up: frozenset[str] = frozenset()
     while True:
         lowered, notes = lower(asked, strict=strict, formats=formats, given_up=given_up)
-        grammar = _json_grammar(lowered, whitespace)
-        more = _hopeless(grammar, given_up)
+        taken = lowered | {"x-guidance": {"whitespace_pattern": pattern}}
+        more = _hopeless(_json_grammar(taken), given_up)
         if not more:
-            return Constraint("json", grammar, mode_of(notes), notes, json.dumps(asked, ensure_ascii=False))
+            return taken, notes, json.dumps(asked, ensure_ascii=False)
         given_up |= more
-
-
-def json_object(whitespace: str | None = None) -> Constraint:
-    """Any JSON object."""
-    return Constraint("json", _json_grammar({"type": "object"}, whitespace))
 
 
 def from_regex(pattern: str) -> Constraint:
@@ -64,13 +71,13 @@ def from_regex(pattern: str) -> Constraint:
     except PatternError as error:
         why = f"regex: {error.what} cannot be enforced (at position {error.position})."
         raise RefusedConstraintError(why, "regex") from error
-    return _lark("regex", f"start: /{llguidance.regex_to_lark(pattern, 'dw')}/" if pattern else 'start: ""')
+    return from_lark("regex", f"start: /{llguidance.regex_to_lark(pattern, 'dw')}/" if pattern else 'start: ""')
 
 
 def from_choice(choices: tuple[str, ...]) -> Constraint:
     """One of these texts. Raises RefusedConstraintError."""
     options = " | ".join(json.dumps(choice, ensure_ascii=False) for choice in bounded_choices(choices))
-    return _lark("choice", f"start: {options}")
+    return from_lark("choice", f"start: {options}")
 
 
 def from_grammar(text: str) -> Constraint:
@@ -82,17 +89,16 @@ def from_grammar(text: str) -> Constraint:
             text = llguidance.grammar_from("gbnf", text)
         except Exception as error:  # the converter names no error of its own
             raise RefusedConstraintError(f"grammar: {error}", "grammar") from error
-    return _lark("grammar", text)
+    return from_lark("grammar", text)
 
 
-def _lark(kind: Kind, text: str) -> Constraint:
+def from_lark(kind: Kind, text: str) -> Constraint:
+    """A grammar of ours."""
     return Constraint(kind, json.dumps({"grammars": [{"lark_grammar": text}]}, ensure_ascii=False))
 
 
-def _json_grammar(schema: Any, whitespace: str | None) -> str:
-    pattern = WHITESPACE if whitespace is None else bounded_regex(whitespace)
-    whole = schema | {"x-guidance": {"whitespace_pattern": pattern}}
-    return json.dumps({"grammars": [{"json_schema": whole}]}, ensure_ascii=False, separators=(",", ":"))
+def _json_grammar(schema: dict[str, Any]) -> str:
+    return json.dumps({"grammars": [{"json_schema": schema}]}, ensure_ascii=False, separators=(",", ":"))
 
 
 def _hopeless(grammar: str, given_up: frozenset[str]) -> frozenset[str]:

@@ -1,36 +1,44 @@
 """Whether the engine takes a constraint: asked in a process that may die of it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from functools import lru_cache
+from itertools import count, islice
+from types import MappingProxyType
 from typing import Any
 
 from common.constraints.spec import Constraint, RefusedConstraintError
 from common.constraints.verify import validator
 
 ITEMS = 20_000  # in a row of the parser; a thousand optional properties need more than the engine's 2,000
+_NONE: Mapping[int, str] = MappingProxyType({})
 
 
 class _Bytes:
-    """A tokenizer of single bytes and of a model's special tokens."""
+    """A tokenizer of single bytes and of a model's special tokens, which have their own ids."""
 
     bos_token_id = None
 
-    def __init__(self, special: Sequence[str]) -> None:
-        self.tokens = [bytes([byte]) for byte in range(256)] + [b"</s>", *(name.encode() for name in special)]
-        self.eos_token_id = 256
-        self.special_token_ids = list(range(256, len(self.tokens)))
+    def __init__(self, special: Mapping[int, str]) -> None:
+        free = list(islice((at for at in count() if at not in special), 257))
+        *self._bytes, self.eos_token_id = free
+        self.tokens = [b""] * (1 + max((self.eos_token_id, *special)))
+        for byte, at in enumerate(self._bytes):
+            self.tokens[at] = bytes([byte])
+        for at, name in ((self.eos_token_id, "</s>"), *special.items()):
+            self.tokens[at] = name.encode()
+        self.special_token_ids = sorted((self.eos_token_id, *special))
 
     def __call__(self, text: bytes | str) -> list[int]:
         """The bytes."""
-        return list(text.encode() if isinstance(text, str) else text)
+        return [self._bytes[byte] for byte in (text.encode() if isinstance(text, str) else text)]
 
 
 @lru_cache(maxsize=8)
-def tokenizer(special: tuple[str, ...]) -> Any:
+def tokenizer(special: tuple[tuple[int, str], ...]) -> Any:
     """The engine's, for these special tokens."""
     import llguidance
 
-    return llguidance.LLTokenizer(llguidance.TokenizerWrapper(_Bytes(special)))
+    return llguidance.LLTokenizer(llguidance.TokenizerWrapper(_Bytes(dict(special))))
 
 
 def limits() -> Any:
@@ -40,11 +48,11 @@ def limits() -> Any:
     return llguidance.LLParserLimits(max_items_in_row=ITEMS, verbose_errors=False)
 
 
-def check(constraint: Constraint, special: Sequence[str] = ()) -> None:
-    """Compiles it and asks for the first mask. Raises RefusedConstraintError."""
+def check(constraint: Constraint, special: Mapping[int, str] = _NONE) -> None:
+    """Compiles it and asks for the first mask; ``special``: the model's. Raises RefusedConstraintError."""
     import llguidance
 
-    matcher = llguidance.LLMatcher(tokenizer(tuple(special)), constraint.grammar, log_level=0, limits=limits())
+    matcher = llguidance.LLMatcher(tokenizer(tuple(special.items())), constraint.grammar, log_level=0, limits=limits())
     if not matcher.is_error():
         matcher.compute_bitmask()
     if matcher.is_error():

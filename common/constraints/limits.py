@@ -43,6 +43,12 @@ def bounded(schema: Any) -> Any:
     return copy
 
 
+def bound_tools(tools: Any) -> None:
+    """All of them together, before each is looked at. Raises RefusedConstraintError."""
+    _bound_values(tools)
+    _at_most(len(json.dumps(tools)), BYTES, "bytes", "", "")
+
+
 def bounded_regex(pattern: str) -> str:
     """The same. Raises RefusedConstraintError."""
     _refuse_signs(pattern, "regex")

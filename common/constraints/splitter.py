@@ -15,8 +15,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from common.constraints.tools import ToolPlan
-from common.toolformat import HOLES, coded, commonprefix
+from common.toolformat import HOLES, ToolPlan, coded, commonprefix
 
 _STRUCTURE = re.compile(r'["\\{}\[\]]')
 _BARE_VALUE = re.compile(r"[-+.\w]*")

@@ -4,51 +4,20 @@ The grammar is llguidance's Lark. Special tokens stand in it by number, so the e
 the model has them, and must call special all of ``ToolFormat.specials``; markers that are text end a lazy lexeme.
 """
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
-
-from pydantic import TypeAdapter
+from dataclasses import replace
+from typing import Any
 
 from common.constraints.lark import TEXT, literal, regex, rule_of
 from common.constraints.parameters import is_beyond, kinds, rules
 from common.errors import InvalidRequestError
-from common.toolformat import ToolFormat, is_special, own
+from common.toolchoice import Mode, chosen, names_one
+from common.toolformat import ToolFormat, ToolPlan, is_special, own
 
-_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _NO_ARGUMENTS = {"type": "object", "properties": {}, "additionalProperties": False}
 _GAP = "/[ \\n]{0,4}/"  # between a thought and a call
 
-_WORDS = ("none", "auto", "required")
-
 Schema = dict[str, Any]
-Mode = Literal["none", "auto", "required"]
-
-
-@dataclass(frozen=True, slots=True)
-class ToolPlan:
-    """What an answer with tools may be, and how to read it; travels in the job."""
-
-    grammar: str | None  # None: nothing is constrained
-    format: ToolFormat
-    tools: dict[
-        str, dict[str, bool]
-    ]  # those that may be called: their arguments in tags, and which are written as text
-    is_first: bool  # a call can only be the whole answer
-    finish: Literal["stop", "tool_calls"]  # of an answer with calls
-
-    def encode(self) -> str:
-        """As JSON."""
-        return _PLAN.dump_json(self).decode()
-
-    @classmethod
-    def decode(cls, raw: str | bytes) -> "ToolPlan":
-        """From JSON."""
-        return _PLAN.validate_json(raw)
-
-
-_PLAN = TypeAdapter(ToolPlan)
 
 
 def plan(
@@ -66,7 +35,7 @@ def plan(
     """
     names = [str(tool["function"]["name"]) for tool in tools]
     mode, allowed = chosen(choice, names)
-    is_named = choice not in {None, *_WORDS} if not isinstance(choice, dict) else choice.get("type") == "function"
+    is_named = names_one(choice)
     schemas = {name: _object(name, lowered.get(name, _NO_ARGUMENTS)) for name in allowed}
     form = _fitting(form, schemas, answer)
     if not parallel or is_named:
@@ -79,46 +48,6 @@ def plan(
         is_first=is_first,
         finish="stop" if is_named else "tool_calls",
     )
-
-
-def chosen(choice: Any, names: Sequence[str]) -> tuple[Mode, list[str]]:
-    """How many calls are wanted, and of what. Raises InvalidRequestError."""
-    if wrong := [name for name in names if not _NAME.fullmatch(name)]:
-        raise InvalidRequestError(f"tools: {wrong[0]!r} is no name: {_NAME.pattern}.", param="tools")
-    if len(set(names)) < len(names):
-        raise InvalidRequestError("tools: two tools have the same name.", param="tools")
-    mode, allowed = _read(choice, names)
-    if unknown := [name for name in allowed if name not in names]:
-        raise InvalidRequestError(f"tool_choice: there is no tool {unknown[0]!r}.", param="tool_choice")
-    if not allowed and mode == "required":
-        raise InvalidRequestError("tool_choice: there is no tool to call.", param="tool_choice")
-    return mode if allowed else "none", list(dict.fromkeys(allowed))
-
-
-def _read(choice: Any, names: Sequence[str]) -> tuple[Mode, list[str]]:
-    match choice:
-        case None:
-            return "auto", list(names)
-        case "none" | "auto" | "required":
-            return choice, list(names)
-        case (
-            str(name) | {"type": "function", "function": {"name": str(name)}} | {"type": "function", "name": str(name)}
-        ):
-            return "required", [name]
-        case {"type": "allowed_tools", "allowed_tools": {"mode": "auto" | "required" as mode, "tools": list(some)}} | {
-            "type": "allowed_tools",
-            "mode": "auto" | "required" as mode,
-            "tools": list(some),
-        }:
-            return mode, [_name(one) for one in some]
-    raise InvalidRequestError("tool_choice: this is none of its forms.", param="tool_choice")
-
-
-def _name(tool: Any) -> str:
-    match tool:
-        case {"function": {"name": str(name)}} | {"name": str(name)}:
-            return name
-    raise InvalidRequestError("tool_choice: this is no tool.", param="tool_choice")
 
 
 def _object(name: str, schema: Schema) -> Schema:

@@ -24,6 +24,7 @@ from common.protocol.chat import ChatRequest
 from common.protocol.completions import CompletionRequest
 from common.protocol.generation import Headers, Read, Room
 from common.settings import Settings
+from common.toolformat import ToolPlan
 
 _FRESH_S = 0.5  # what the ledger said of models is believed so long
 _ALONE_S = 60.0  # a model without a worker may be waited for so long
@@ -120,9 +121,13 @@ class Door:
             raise InvalidRequestError(
                 f"{wanted.field}: answers of this model cannot be constrained.", param=wanted.field
             )
-        prompts, constraint = self._read(ask, card, wanted)
+        tools = ask.asked_tools()
+        if tools is not None and "tools" not in card.capabilities:
+            raise InvalidRequestError("tools: this model cannot be held to them.", param="tools")
+        prompts, constraint, plan = self._read(ask, card, wanted, tools)
         room = Room(card.context, card.vocabulary, self._ledger.partition(who.owner), headers)
-        return replace(ask.job(who, card.base_model, prompts, room), constraint=constraint)
+        job = ask.job(who, card.base_model, prompts, room)
+        return replace(job, constraint=constraint, tools=plan if plan and plan.tools else None)
 
     def close(self) -> None:
         """Leave no child."""
@@ -136,16 +141,18 @@ class Door:
         hint = ask.hint(always=is_always)
         return hint if hint is not None and (is_always or len(hint) <= card.context) else None
 
-    def _read(self, ask: Ask, card: ModelCard, wanted: Wanted | None) -> tuple[list[Read], Constraint | None]:
-        prompts = [asdict(prompt) for prompt in ask.asks()]
-        if hint := self._hint(ask, card):
-            prompts = [prompt | {"turns": prompt["turns"] and _with_hint(prompt["turns"], hint)} for prompt in prompts]
+    def _read(
+        self, ask: Ask, card: ModelCard, wanted: Wanted | None, tools: dict[str, Any] | None
+    ) -> tuple[list[Read], Constraint | None, ToolPlan | None]:
         question = {
             "folder": str(self._tokenizers.folder(card)),
             "most": card.context,
             "vocabulary": card.vocabulary,
-            "prompts": prompts,
+            "prompts": [asdict(prompt) for prompt in ask.asks()],
+            "hint": self._hint(ask, card),
+            "form": card.tools and card.tools.encode(),
             "wanted": wanted and asdict(wanted),
+            "tools": tools,
         }
         try:
             answer = self._children.ask(question)
@@ -156,17 +163,10 @@ class Door:
             ) from None
         if "refused" in answer:
             refusal = ContextLengthError if answer["is_too_long"] else InvalidRequestError
-            raise refusal(answer["refused"], param=answer["param"] or ask.asked)
+            raise refusal(answer["refused"], param=answer["param"] or ask.asked, code=answer["code"])
         constraint = answer["constraint"] and Constraint.decode(answer["constraint"])
-        return [_read(told) for told in answer["prompts"]], constraint
-
-
-def _with_hint(turns: list[dict[str, Any]], hint: str) -> list[dict[str, Any]]:
-    """What the answer must be stands in the system's turn."""
-    first, *rest = turns
-    if first["role"] == "system" and isinstance(first["content"], str):
-        return [first | {"content": f"{first['content']}\n\n{hint}"}, *rest]
-    return [{"role": "system", "content": hint}, *turns]
+        plan = answer["plan"] and ToolPlan.decode(answer["plan"])
+        return [_read(told) for told in answer["prompts"]], constraint, plan
 
 
 def _read(told: dict[str, Any]) -> Read:

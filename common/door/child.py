@@ -14,8 +14,8 @@ import socket
 import sys
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
-from functools import cached_property, partial
+from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,11 @@ from tokenizers.decoders import DecodeStream
 
 from common.constraints.build import built
 from common.constraints.check import check
-from common.constraints.spec import RefusedConstraintError, Wanted
+from common.constraints.spec import Constraint, RefusedConstraintError, Wanted
 from common.door.control import NOTHING, Controls
 from common.door.template import RefusedError, Template, Turn
+from common.door.tools import for_template, planned, words_of
+from common.toolformat import ToolFormat, ToolPlan, is_marker
 
 CPU_S = 2  # of one request
 MEMORY = 512 * 2**20  # beside what we had before it
@@ -41,18 +43,21 @@ class Reader:
 
     def read(self, question: dict[str, Any]) -> dict[str, Any]:
         """Each prompt's ids, and what of it is to be echoed; the constraint. Raises RefusedError."""
-        tokenizer = self._tokenizer(question["folder"])
+        tokenizer = self._tokenizer(question["folder"], question["form"])
         _limit()
         wanted, most, vocabulary = question["wanted"], question["most"], question["vocabulary"]
+        constraint, plan = tokenizer.constraint(wanted and Wanted(**wanted), question["tools"])
+        shown = [tokenizer.shown(prompt, question["hint"], question["tools"], plan) for prompt in question["prompts"]]
         return {
-            "constraint": tokenizer.constraint(Wanted(**wanted)) if wanted else None,
-            "prompts": [tokenizer.read(prompt, most, vocabulary) for prompt in question["prompts"]],
+            "constraint": constraint and constraint.encode(),
+            "plan": plan and plan.encode(),
+            "prompts": [tokenizer.read(prompt, most, vocabulary) for prompt in shown],
         }
 
-    def _tokenizer(self, folder: str) -> "_Tokenizer":
+    def _tokenizer(self, folder: str, form: str | None) -> "_Tokenizer":
         """Loading is the model's doing, so no limits hold meanwhile."""
         if folder not in self._known:
-            self._known[folder] = _Tokenizer(_load(Path(folder)))
+            self._known[folder] = _Tokenizer(_load(Path(folder)), ToolFormat.decode(form) if form else None)
             if len(self._known) > _KEPT:
                 self._known.popitem(last=False)
         self._known.move_to_end(folder)
@@ -62,9 +67,9 @@ class Reader:
 class _Tokenizer:
     """One model's."""
 
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
-        self._template = Template(tokenizer)
+    def __init__(self, tokenizer: Any, form: ToolFormat | None) -> None:
+        self._tokenizer, self._form = tokenizer, form
+        self._template = Template(tokenizer, form)
         self._longest = max(map(len, tokenizer.get_vocab()))
 
     @cached_property
@@ -79,17 +84,45 @@ class _Tokenizer:
         ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
 
-    def constraint(self, wanted: Wanted) -> str:
+    @cached_property
+    def _markers(self) -> dict[int, str]:
+        """What a grammar may name."""
+        added = self._tokenizer.backend_tokenizer.get_added_tokens_decoder()
+        return {at: token.content for at, token in added.items() if is_marker(token)}
+
+    def constraint(
+        self, wanted: Wanted | None, asked: dict[str, Any] | None
+    ) -> tuple[Constraint | None, ToolPlan | None]:
         """As the engine takes it; tried, because nothing else tells whether it does. Raises RefusedError."""
-        added = self._tokenizer.backend_tokenizer.get_added_tokens_decoder().values()
+        constraint, plan = None, None
         try:
-            constraint = built(wanted)
-            check(constraint, [token.content for token in added])
+            if asked is not None and self._form is not None:
+                constraint, plan = planned(asked, self._form, wanted)
+            elif wanted is not None:
+                constraint = built(wanted)
+            if constraint is not None:
+                check(constraint, self._markers)
         except RefusedConstraintError as refused:
+            is_tools = wanted is None or (constraint is not None and constraint.kind == "tools")
+            field, kind = ("tools", "tools") if wanted is None or is_tools else (wanted.field, wanted.kind)
             place = f" (at {refused.pointer})" if refused.pointer and refused.pointer not in refused.message else ""
-            told = refused.message.removeprefix(f"{wanted.kind}: ")
-            raise RefusedError(f"{wanted.field}: {told}{place}", param=wanted.field) from None
-        return constraint.encode()
+            told = refused.message.removeprefix(f"{kind}: ")
+            raise RefusedError(f"{field}: {told}{place}", param=field) from None
+        return constraint, plan
+
+    def shown(
+        self, prompt: dict[str, Any], hint: str | None, asked: dict[str, Any] | None, plan: ToolPlan | None
+    ) -> dict[str, Any]:
+        """With what the model is told of the tools it may call and of what its answer must be."""
+        if prompt["turns"] is None:
+            return prompt
+        told: dict[str, Any] = {"tools": None, "as_own": False}
+        words = [hint] if hint else []
+        if asked is not None and plan is not None:
+            form = plan.format
+            told = {"tools": for_template(asked["tools"]) if form.shows_tools else None, "as_own": form.family == "own"}
+            words = [*words_of(asked["tools"], form), *words]
+        return prompt | told | {"turns": _with_words(prompt["turns"], words)}
 
     def read(self, prompt: dict[str, Any], most: int, vocabulary: int) -> dict[str, Any]:
         """One prompt of a model with so large a context and vocabulary."""
@@ -151,15 +184,34 @@ class _Tokenizer:
             raise
 
     def _encoded(self, prompt: dict[str, Any], turns: list[Turn], most: int) -> list[int]:
-        write = partial(self._template.text, opens=prompt["opens"], goes_on=prompt["goes_on"])
-        text = write(turns)
+        def write(said: dict[str, Any]) -> str:
+            return self._template.text(
+                said["turns"],
+                opens=prompt["opens"],
+                goes_on=prompt["goes_on"],
+                tools=said["tools"],
+                as_own=prompt["as_own"],
+            )
+
+        said = {"turns": turns, "tools": prompt["tools"]}
+        text = write(said)
         self._refuse_long(text, most)
-        return self._controls.read(text, turns, write, _unlimited)
+        return self._controls.read(text, said, write, _unlimited)
 
     def _refuse_long(self, text: str, most: int) -> None:
         """What is not worth counting."""
         if len(text) > self._longest * most:
             raise RefusedError(f"The model's context is {most} tokens, and the prompt has more.", is_too_long=True)
+
+
+def _with_words(turns: list[Turn], words: Sequence[str]) -> list[Turn]:
+    """Ours stand in the system's turn."""
+    if not words:
+        return turns
+    first, *rest = turns
+    if first["role"] == "system" and isinstance(first["content"], str):
+        return [first | {"content": "\n\n".join((first["content"], *words))}, *rest]
+    return [{"role": "system", "content": "\n\n".join(words)}, *turns]
 
 
 def _shortened(turns: list[Turn]) -> list[list[Turn]]:
@@ -226,7 +278,12 @@ def _answer(reader: Reader, line: bytes) -> bytes:
     try:
         answer = reader.read(json.loads(line))
     except RefusedError as refused:
-        answer = {"refused": str(refused), "param": refused.param, "is_too_long": refused.is_too_long}
+        answer = {
+            "refused": str(refused),
+            "param": refused.param,
+            "code": refused.code,
+            "is_too_long": refused.is_too_long,
+        }
     return json.dumps(answer).encode() + b"\n"
 
 

@@ -11,7 +11,19 @@ from dataclasses import replace
 from itertools import groupby
 from typing import Any, Literal
 
-from common.toolformat import FIRST, ID, INDEX, Family, Tags, ToolFormat, commonprefix, commonsuffix, own, spelled
+from common.toolformat import (
+    FIRST,
+    ID,
+    INDEX,
+    Family,
+    Tags,
+    ToolFormat,
+    commonprefix,
+    commonsuffix,
+    is_marker,
+    own,
+    spelled,
+)
 
 _NAMES = ("qnameqa", "qnameqb", "qnameqc")
 _KEYS, _VALUES, _NUMBERS = ("qkeyqa", "qkeyqb"), ("qvalueqa", "qvalueqb"), (735011, 735012)
@@ -28,7 +40,6 @@ _TOOLS = [
 ]
 _USER = {"role": "user", "content": "qquestionq"}
 _OURS = ("<tool_call>", "</tool_call>")
-_MARKER = re.compile(r"[<\[{|].*[>\]}|]", re.DOTALL)
 _THOUGHT = re.compile(r"([<\[])([\w:|]*(?:think|reason)\w*)([>\]])", re.IGNORECASE)
 _OPENING = re.compile(r"[^\n>\]\ud800-\udfff\ue000\ue001]+[\n>\]]?")
 _BARE = re.compile(r'[\[\s]*\{\s*"')
@@ -55,9 +66,9 @@ class _Probe:
 
     def __init__(self, tokenizer: Any, ends: frozenset[int]) -> None:
         self._tokenizer = tokenizer
-        added = {at: one for at, one in tokenizer.added_tokens_decoder.items() if one.content.strip()}
-        self._ids = {one.content: at for at, one in added.items() if one.special or _MARKER.fullmatch(one.content)}
-        self._free = {at for at, one in added.items() if one.special and at not in ends and one.content not in _OURS}
+        markers = {at: one.content for at, one in tokenizer.added_tokens_decoder.items() if is_marker(one)}
+        self._ids = {content: at for at, content in markers.items()}
+        self._free = {at for at, content in markers.items() if at not in ends and content not in _OURS}
         self._code = re.compile("|".join(map(re.escape, sorted(self._ids, key=len, reverse=True))) or "(?!)")
         self._met: dict[str, str] = {}  # special tokens, and the surrogates that stand for them
         self._ends = {self._coded(special) for special, at in self._ids.items() if at in ends}
@@ -107,7 +118,8 @@ class _Probe:
             if middles is not None and betweens is not None and three[-1] == end:
                 middle, between = middles, betweens
         family: Family = "array" if re.search(r"\[\s*\{", begin) else "object" if '"' in middle else "named"
-        return self._finished(replace(known, family=family, wants=wants), begin, middle, between, end)
+        form = replace(known, family=family, wants=wants, names_ids=ids is _SPEAKING)
+        return self._finished(form, begin, middle, between, end)
 
     def tagged(self, known: ToolFormat) -> ToolFormat | None:
         """Arguments in tags: what differs between strings, numbers, and nothing at all is the tags."""

@@ -1,9 +1,12 @@
 """A conversation as a model's own chat template writes it. Runs in the admission child only."""
 
 import json
+from functools import partial
 from typing import Any
 
 from jinja2.exceptions import TemplateError
+
+from common.toolformat import ToolFormat, own
 
 _MOST_WORDS = 300  # of what a template says when it refuses
 _CALL = {"id": "call00001", "type": "function", "function": {"name": "qcallq", "arguments": {"qkeyq": "qvalueq"}}}
@@ -14,36 +17,47 @@ _TOOLS: list[dict[str, Any]] = [
 ]
 
 Turn = dict[str, Any]
+Tool = dict[str, Any]
 
 
 class RefusedError(Exception):
     """A sentence for the client."""
 
-    def __init__(self, sentence: str, *, param: str | None = None, is_too_long: bool = False) -> None:
+    def __init__(
+        self, sentence: str, *, param: str | None = None, code: str | None = None, is_too_long: bool = False
+    ) -> None:
         super().__init__(sentence)
-        self.param, self.is_too_long = param, is_too_long
+        self.param, self.code, self.is_too_long = param, code, is_too_long
 
 
 class Template:
     """One model's chat template."""
 
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, tokenizer: Any, form: ToolFormat | None = None) -> None:
+        """``form``: how it writes calls, as far as that is known."""
+        self._tokenizer, self._form = tokenizer, form
         self._knows_tools: bool | None = None
 
-    def text(self, turns: list[Turn], *, opens: bool, goes_on: bool) -> str:
-        """The conversation; a template that insists on turns gets them. Raises RefusedError."""
+    def text(
+        self, turns: list[Turn], *, opens: bool, goes_on: bool, tools: list[Tool] | None = None, as_own: bool = False
+    ) -> str:
+        """The conversation; a template that insists on turns gets them. Raises RefusedError.
+
+        ``tools`` are for the template to list; ``as_own`` writes calls in our own format.
+        """
         if self._tokenizer.chat_template is None:
             raise RefusedError("This model has no chat template; use /v1/completions.")
-        turns = turns if self._shows_tools(turns) else _without_tools(turns)
+        form = self._form and own(self._form) if as_own else None
+        write = partial(self._written, tools=tools, opens=opens, goes_on=goes_on)
+        turns = turns if form is None and self._shows_tools(turns) else _without_tools(turns, form)
         try:
-            return self._written(turns, opens=opens, goes_on=goes_on)
+            return write(_with_ids(turns, self._form))
         except TemplateError as error:
-            folded = _folded(_without_tools(turns))
+            folded = _folded(_without_tools(turns, form))
             if folded == turns:
                 raise RefusedError(_words(error)) from None
         try:
-            return self._written(folded, opens=opens, goes_on=goes_on)
+            return write(folded)
         except TemplateError as error:
             raise RefusedError(_words(error)) from None
 
@@ -55,10 +69,10 @@ class Template:
         except TemplateError:
             return ""
 
-    def _written(self, turns: list[Turn], *, opens: bool, goes_on: bool) -> str:
+    def _written(self, turns: list[Turn], *, opens: bool, goes_on: bool, tools: list[Tool] | None = None) -> str:
         try:
             text: str = self._tokenizer.apply_chat_template(
-                turns, add_generation_prompt=opens, continue_final_message=goes_on, tokenize=False
+                turns, tools=tools, add_generation_prompt=opens, continue_final_message=goes_on, tokenize=False
             )
         except ValueError:
             if not goes_on:
@@ -81,20 +95,58 @@ class Template:
         return self._knows_tools
 
 
-def _without_tools(turns: list[Turn]) -> list[Turn]:
-    """Calls and results as text, for templates that do not know them."""
+def _with_ids(turns: list[Turn], form: ToolFormat | None) -> list[Turn]:
+    """Calls as this template reads them: ids of nine letters or digits, or such that name the tool."""
+    if form is None or not any(turn.get("tool_calls") for turn in turns):
+        return turns
+    ids = dict[str, str]()
+    for turn in turns:
+        for call in turn.get("tool_calls", ()):
+            name = call["function"]["name"]
+            ids[call["id"]] = f"functions.{name}:{len(ids)}" if form.names_ids else f"call{len(ids):05}"
+    return [_with_id(turn, ids, form) for turn in turns]
+
+
+def _with_id(turn: Turn, ids: dict[str, str], form: ToolFormat) -> Turn:
+    if turn["role"] == "tool":
+        return turn | {"tool_call_id": ids.get(turn["tool_call_id"], turn["tool_call_id"])}
+    if not turn.get("tool_calls"):
+        return turn
+    calls = [
+        call | {"id": ids[call["id"]], "function": call["function"] | {"arguments": _arguments(call, form)}}
+        for call in turn["tool_calls"]
+    ]
+    return turn | {"tool_calls": calls}
+
+
+def _arguments(call: Turn, form: ToolFormat) -> Any:
+    told = call["function"]["arguments"]
+    return _as_json(told) if form.wants == "string" else told
+
+
+def _as_json(told: Any) -> str:
+    return told if isinstance(told, str) else json.dumps(told, ensure_ascii=False)
+
+
+def _without_tools(turns: list[Turn], form: ToolFormat | None = None) -> list[Turn]:
+    """Calls and results as text, for templates that do not know them; in our own format where answers are, too."""
     names = {call["id"]: call["function"]["name"] for turn in turns for call in turn.get("tool_calls", ())}
-    return [_as_text(turn, names) for turn in turns]
+    return [_as_text(turn, names, form) for turn in turns]
 
 
-def _as_text(turn: Turn, names: dict[str, str]) -> Turn:
+def _as_text(turn: Turn, names: dict[str, str], form: ToolFormat | None) -> Turn:
     if turn["role"] == "tool":
         name = names.get(turn["tool_call_id"]) or turn.get("name", "the tool")
-        return {"role": "user", "content": f"Result of {name}:\n{turn['content']}"}
-    calls = [json.dumps(call["function"], ensure_ascii=False) for call in turn.get("tool_calls", ())]
-    if not calls:
+        told = f"Result of {name}:\n{turn['content']}"
+        return {"role": "user", "content": told if form is None else form.result(name, turn["content"])}
+    functions = [call["function"] for call in turn.get("tool_calls", ())]
+    if not functions:
         return turn
     said = [turn["content"]] if turn["content"] else []
+    if form is None:
+        calls = [json.dumps(function, ensure_ascii=False) for function in functions]
+    else:
+        calls = [form.written([(function["name"], _as_json(function["arguments"])) for function in functions])]
     return {"role": turn["role"], "content": "\n".join((*said, *calls))}
 
 

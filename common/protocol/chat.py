@@ -9,9 +9,10 @@ from common.protocol.base import Int
 from common.protocol.generation import Ask, Generation
 from common.protocol.h2ogpt import Turn
 from common.protocol.messages import Message
+from common.protocol.tools import WithTools, check_results
 
 
-class ChatRequest(Generation):
+class ChatRequest(WithTools, Generation):
     """A conversation to be continued."""
 
     kind = "chat"
@@ -33,7 +34,7 @@ class ChatRequest(Generation):
             raise InvalidRequestError(
                 "continue_final_message: the last message is no text of the assistant.", param="continue_final_message"
             )
-        if self.continue_final_message and self.wanted():
+        if self.continue_final_message and (self.wanted() or self.tools):
             raise InvalidRequestError(
                 "continue_final_message: a constraint holds for whole answers.", param="continue_final_message"
             )
@@ -42,11 +43,25 @@ class ChatRequest(Generation):
                 "add_generation_prompt: the last message is to be continued, no other begins.",
                 param="add_generation_prompt",
             )
+        check_results(self.messages)
+        self._check_tools()
+
+    def _check_tools(self) -> None:
+        """What they cannot stand beside."""
+        mode, wanted = self.calls, self.wanted()
+        if mode != "none" and wanted is not None and wanted.kind != "json":
+            raise InvalidRequestError(f"{wanted.field}: beside tools only JSON can be asked for.", param=wanted.field)
+        if self.tools and self.prompt_type == "plain":
+            raise InvalidRequestError("tools: a prompt of type plain has no place for them.", param="tools")
 
     def left_out(self) -> tuple[str, ...]:
         """Of all messages, and what they leave without effect."""
         inside = (f"messages.{name}" for message in self.messages for name in message.unknown())
-        return (*super().left_out(), *self.unused(self._turns()), *dict.fromkeys(inside))
+        return (
+            *super().left_out(),
+            *self.unused(self._turns()),
+            *dict.fromkeys((*inside, *self.unknown_of_tools())),
+        )
 
     @property
     def is_stored(self) -> bool:

@@ -14,7 +14,7 @@ Schema = dict[str, Any] | bool | str
 Choices = Annotated[tuple[str, ...], Field(min_length=1, strict=False, fail_fast=True)]
 
 
-def _read(value: Any) -> Any:
+def from_text(value: Any) -> Any:
     """h2oGPT's clients send objects as text, and nothing as an empty one."""
     if value == "":
         return None
@@ -32,7 +32,7 @@ class JsonSchema(BaseModel):
     model_config = _STRICT
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
-    schema_: Annotated[dict[str, Any] | bool, BeforeValidator(_read), Field(alias="schema")]
+    schema_: Annotated[dict[str, Any] | bool, BeforeValidator(from_text), Field(alias="schema")]
     strict: bool | None = None
     description: str | None = None
 
@@ -43,7 +43,7 @@ class ResponseFormat(BaseModel):
     model_config = _STRICT
 
     type: Literal["text", "json_object", "json_code", "json_schema"] = "text"
-    json_schema: Annotated[JsonSchema | None, BeforeValidator(_read)] = None
+    json_schema: Annotated[JsonSchema | None, BeforeValidator(from_text)] = None
 
 
 class StructuredOutputs(BaseModel):
@@ -51,7 +51,7 @@ class StructuredOutputs(BaseModel):
 
     model_config = _STRICT
 
-    json_: Annotated[dict[str, Any] | bool | None, BeforeValidator(_read), Field(alias="json")] = None
+    json_: Annotated[dict[str, Any] | bool | None, BeforeValidator(from_text), Field(alias="json")] = None
     regex: str | None = None
     choice: Choices | None = None
     grammar: str | None = None
@@ -66,7 +66,7 @@ class Constrained(Request):
     _ways: ClassVar[dict[str, str]] = {"guided_regex": "regex", "guided_choice": "choice", "guided_grammar": "grammar"}
 
     response_format: ResponseFormat = ResponseFormat()
-    guided_json: Annotated[dict[str, Any] | bool | None, BeforeValidator(_read)] = None
+    guided_json: Annotated[dict[str, Any] | bool | None, BeforeValidator(from_text)] = None
     guided_regex: str | None = None
     guided_choice: Annotated[tuple[str, ...], Field(strict=False, fail_fast=True)] = ()
     guided_grammar: str | None = None

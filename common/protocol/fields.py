@@ -10,10 +10,6 @@ from common.errors import InvalidRequestError
 
 # Field -> the values that mean what we do anyway.
 LATER: dict[str, tuple[Any, ...]] = {
-    # OpenAI's
-    "parallel_tool_calls": (True, False),
-    "tool_choice": ("none", "auto"),
-    "tools": ([],),
     # h2oGPT's, for documents
     "all_docs_finish_prompt": ("",),
     "all_docs_start_prompt": ("",),
@@ -58,9 +54,12 @@ NEVER: dict[str, tuple[Any, ...]] = {
     "functions": (),
     "modalities": (["text"],),
     "moderation": (),
+    "parallel_tool_calls": (True,),
     "prediction": (),
     "reasoning_effort": ("none",),
     "suffix": ("",),
+    "tool_choice": ("none", "auto"),
+    "tools": ([],),
     "verbosity": ("medium",),
     "web_search_options": (),
 }

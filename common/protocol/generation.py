@@ -144,6 +144,10 @@ class Generation(PlainChat):
     def asks(self) -> tuple["Ask", ...]:
         """What the admission child is to read."""
 
+    def asked_tools(self) -> dict[str, Any] | None:
+        """What an answer may call."""
+        return None
+
     @property
     def is_stored(self) -> bool:
         """Kept for longer, and made even when nobody waits for it."""

@@ -10,7 +10,7 @@ _LATER_PARTS = {"image_url", "input_audio", "file"}
 _EMPTY = {"annotations", "audio", "function_call", "reasoning", "reasoning_content", "refusal"}  # as SDKs put them back
 _AGAIN = {"index", "parsed", "parsed_arguments"}  # what an SDK made of the answer: it stands in the message already
 _MOST_CALLS = 128
-_OPEN = ConfigDict(frozen=True, strict=True, extra="allow", hide_input_in_errors=True)
+OPEN = ConfigDict(frozen=True, strict=True, extra="allow", hide_input_in_errors=True)
 
 
 def _role(value: Any) -> Any:
@@ -37,7 +37,7 @@ def _known(extra: dict[str, Any] | None) -> Iterator[str]:
 class TextPart(BaseModel):
     """A piece of a message."""
 
-    model_config = _OPEN
+    model_config = OPEN
 
     type: Annotated[Literal["text"], BeforeValidator(_part)]
     text: str
@@ -46,7 +46,7 @@ class TextPart(BaseModel):
 class Function(BaseModel):
     """What an assistant wanted to have done."""
 
-    model_config = _OPEN
+    model_config = OPEN
 
     name: Annotated[str, Field(min_length=1, max_length=64)]
     arguments: str
@@ -55,7 +55,7 @@ class Function(BaseModel):
 class ToolCall(BaseModel):
     """One of its calls."""
 
-    model_config = _OPEN
+    model_config = OPEN
 
     id: Annotated[str, Field(max_length=128)]
     type: Literal["function"] = "function"
@@ -84,7 +84,7 @@ Calls = Annotated[tuple[ToolCall, ...], Field(max_length=_MOST_CALLS, strict=Fal
 class Message(BaseModel):
     """One turn. What SDKs put back from earlier answers may stand here."""
 
-    model_config = _OPEN
+    model_config = OPEN
 
     role: Annotated[Literal["system", "developer", "user", "assistant", "tool"], BeforeValidator(_role)]
     name: Annotated[str, Field(max_length=64)] | None = None

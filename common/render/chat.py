@@ -3,12 +3,28 @@
 No clock: ``id``, ``created`` and the model come from the job, so the same log gives the same bytes.
 """
 
+import string
 from collections.abc import Iterable
 from functools import partial
+from hashlib import blake2b
 from typing import Any
 
-from common.jobs import Delta, Job, Piece, Usage
-from common.render.frames import Frames, Logprobs, extra_fields, extras, gathered, quoted, shown, usage_body, verdict
+from common.jobs import Call, Delta, Job, Piece, Usage
+from common.render.frames import (
+    Frames,
+    Logprobs,
+    Said,
+    extra_fields,
+    extras,
+    gathered,
+    quoted,
+    shown,
+    usage_body,
+    verdict,
+)
+
+_SIGNS = string.digits + string.ascii_letters
+_SIZE = 24
 
 
 def public_id(job: Job) -> str:
@@ -25,7 +41,8 @@ def frames(job: Job) -> Frames:
     )
     head = f'{base}"choices":[{{"index":'
     seed = f"]{extras(job)}{tail}"
-    role = ',"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}'
+    content = '""' if job.tools is None else "null"  # beside calls, an answer that says nothing has none
+    role = f',"delta":{{"role":"assistant","content":{content}}},"logprobs":null,"finish_reason":null}}'
     return Frames(
         opening="".join(f"{head}{choice}{role}{seed}" for choice in range(job.choices)).encode(),
         head=head,
@@ -34,6 +51,7 @@ def frames(job: Job) -> Frames:
         usage=(f'{base}"choices":[],"usage":', "}\n\n") if job.reply.include_usage else None,
         shaped=_shaped,
         verdict=partial(verdict, job),
+        called=partial(_begun, job),
     )
 
 
@@ -42,7 +60,7 @@ def whole(job: Job, deltas: Iterable[Delta], usage: Usage) -> dict[str, Any]:
     choices = [
         {
             "index": said.index,
-            "message": {"role": "assistant", "content": said.text, "refusal": None},
+            "message": _message(job, said),
             "logprobs": said.likely(_shaped),
             "finish_reason": said.finish,
         }
@@ -57,6 +75,30 @@ def whole(job: Job, deltas: Iterable[Delta], usage: Usage) -> dict[str, Any]:
         "choices": choices,
         "usage": usage_body(usage),
     } | extra_fields(job)
+
+
+def _message(job: Job, said: Said) -> dict[str, Any]:
+    calls = [_call(job, said.index, call) for call in said.calls]
+    message = {"role": "assistant", "content": said.text or (None if calls else ""), "refusal": None}
+    return message | {"tool_calls": calls} if calls else message
+
+
+def _begun(job: Job, choice: int, call: Call) -> dict[str, Any]:
+    """A piece of a call: the first has its id and name, the others its arguments."""
+    if call.name:
+        return {"index": call.index} | _call(job, choice, call)
+    return {"index": call.index, "function": {"arguments": call.arguments}}
+
+
+def _call(job: Job, choice: int, call: Call) -> dict[str, Any]:
+    function = {"name": call.name, "arguments": call.arguments}
+    return {"id": _call_id(job, choice, call.index), "type": "function", "function": function}
+
+
+def _call_id(job: Job, choice: int, index: int) -> str:
+    """24 letters and digits, always the same for the same call."""
+    number = int.from_bytes(blake2b(f"{job.id}/{choice}/{index}".encode()).digest())
+    return "call_" + "".join(_SIGNS[number // len(_SIGNS) ** at % len(_SIGNS)] for at in range(_SIZE))
 
 
 def _shaped(logprobs: Logprobs) -> dict[str, Any]:

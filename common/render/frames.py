@@ -6,11 +6,11 @@ and ``[DONE]`` does not follow it.
 
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from json.encoder import encode_basestring
 from typing import Any, Protocol
 
-from common.jobs import Delta, Entry, Failed, Finish, Job, Logprob, Piece, Usage
+from common.jobs import Call, Delta, Entry, Failed, Finish, Job, Logprob, Piece, Usage
 
 DONE = b"data: [DONE]\n\n"
 Logprobs = tuple[Logprob, ...]
@@ -86,6 +86,7 @@ class Frames:
     usage: tuple[str, str] | None  # around the numbers; None when not asked for
     shaped: Shaped
     verdict: Callable[[tuple[str, ...] | None], dict[str, Any]]  # beside that reason
+    called: Callable[[int, Call], dict[str, Any]] | None = None  # a choice's piece of a call; None: there are none
 
     def item(self, entry: Entry) -> bytes:
         """One item's frame; empty when it shows nothing."""
@@ -97,12 +98,18 @@ class Frames:
             held = compact(self.verdict(delta.errors)).decode().translate(_LINE_ENDS)
             more = f",{held[1:-1]}" if held != "{}" else ""
             return f'id: {entry.seq}\n{self.head}{delta.choice}{before}"{delta.finish}"{more}{after}'.encode()
-        if not delta.text and not delta.logprobs:
+        if not delta.text and not delta.logprobs and not delta.call:
             return b""
         before, between, after = self.piece
         likely = self._likely(delta.logprobs) if delta.logprobs else "null"
-        told = f"{before}{quoted(delta.text)}{between}{likely}{after}"
-        return f"id: {entry.seq}\n{self.head}{delta.choice}{told}".encode()
+        said = f"{before}{quoted(delta.text)}" if delta.call is None else self._call(delta.choice, delta.call)
+        return f"id: {entry.seq}\n{self.head}{delta.choice}{said}{between}{likely}{after}".encode()
+
+    def _call(self, choice: int, call: Call) -> str:
+        if self.called is None:
+            raise ValueError("a call of a tool in an answer that can have none")
+        told = compact(self.called(choice, call)).decode().translate(_LINE_ENDS)
+        return f',"delta":{{"tool_calls":[{told}]'
 
     def _likely(self, logprobs: Logprobs) -> str:
         return compact(self.shaped(logprobs)).decode().translate(_LINE_ENDS)
@@ -124,6 +131,7 @@ class Said:
     finish: Finish
     logprobs: Logprobs | None  # None: not asked for
     verdict: dict[str, Any]
+    calls: tuple[Call, ...] = ()  # each with all of its arguments
 
     def likely(self, shaped: Shaped) -> dict[str, Any] | None:
         """Its logprobs in one kind's shape."""
@@ -136,9 +144,15 @@ def gathered(job: Job, deltas: Iterable[Delta]) -> tuple[Said, ...]:
     likely: list[list[Logprob]] = [[] for _ in range(job.choices)]
     finishes: dict[int, Finish] = {}
     errors: dict[int, tuple[str, ...] | None] = {}
+    calls: list[dict[int, Call]] = [{} for _ in range(job.choices)]
     for delta in deltas:
         texts[delta.choice].append(delta.text)
         likely[delta.choice] += delta.logprobs
+        if (call := delta.call) is not None:
+            begun = calls[delta.choice].setdefault(call.index, call)
+            if begun is not call:
+                longer = begun.arguments + call.arguments
+                calls[delta.choice][call.index] = replace(begun, arguments=longer)
         if delta.finish:
             finishes[delta.choice], errors[delta.choice] = delta.finish, delta.errors
     is_asked = job.sampling.logprobs is not None
@@ -149,6 +163,7 @@ def gathered(job: Job, deltas: Iterable[Delta]) -> tuple[Said, ...]:
             finishes[index],
             tuple(likely[index]) if is_asked else None,
             verdict(job, errors[index]),
+            tuple(calls[index].values()),
         )
         for index, text in enumerate(texts)
     )

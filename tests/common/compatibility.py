@@ -25,6 +25,7 @@ _ANSWER = {"role": "assistant", "content": "Once"}
 _SCHEMA = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "object"}}}
 _GUIDED = {"guided_json": {"type": "object"}}
 _TOOL = {"type": "function", "function": {"name": "f"}}
+_TOOLS = {"tools": [_TOOL]}
 
 
 @dataclass(frozen=True)
@@ -65,9 +66,9 @@ OPENAI = (
     Row("store", True, "kept for 30 days, finished even when nobody waits"),
     Row("service_tier", "flex", "auto, default, priority, flex (yields to the others); told back as served"),
     Row("response_format", _SCHEMA, "text, json_object, json_schema; h2oGPT's json_code; the answer always fits"),
-    Row("tools", [_TOOL], "comes with constrained output"),
-    Row("tool_choice", "required", "comes with constrained output"),
-    Row("parallel_tool_calls", "no", "comes with constrained output"),
+    Row("tools", [_TOOL], "up to 128 functions; arguments always fit their schema; text completions: none"),
+    Row("tool_choice", "required", "none, auto, required, a function, allowed_tools, or a bare name", _TOOLS),
+    Row("parallel_tool_calls", False, "false: one call an answer", _TOOLS),
     Row("function_call", "auto", "OpenAI replaced it by tools"),
     Row("functions", [{"name": "f"}], "OpenAI replaced it by tools"),
     Row("audio", {"voice": "x"}, "text only"),
@@ -259,7 +260,7 @@ def _read(asked: Generation) -> Any:
     asks = asked.asks()
     job = asked.job(_WHO, "m", [_prompt(ask) for ask in asks], Room(1000, 1000, 0, Headers()))
     drawn = {"id", "created"} | ({"seed"} if not asked.seed else set())
-    at_the_door = (asked.model, asked.h2ogpt_key, asked.wanted())
+    at_the_door = (asked.model, asked.h2ogpt_key, asked.wanted(), asked.asked_tools())
     return asks, {name: value for name, value in asdict(job).items() if name not in drawn}, at_the_door
 
 

@@ -92,8 +92,10 @@ def test_a_template_that_insists_on_turns_gets_calls_and_results_as_turns(say: S
 def test_arguments_that_are_no_object_are_passed_on_as_they_are(say: Say) -> None:
     strange = CALLED | {"tool_calls": [CALL | {"function": {"name": "look", "arguments": "{not json"}}]}
 
-    assert "[look " in say("qwen", [ASKED, strange])
-    assert "not json" in say("qwen", [ASKED, strange])
+    seen = say("qwen", [ASKED, strange, TOLD])
+
+    assert "[look " in seen
+    assert "not json" in seen
 
 
 def test_the_last_message_is_continued_on_request_and_a_turn_like_others_else(say: Say) -> None:

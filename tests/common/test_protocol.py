@@ -138,7 +138,7 @@ def test_a_message_that_an_sdk_dumped_may_come_back() -> None:
     assert turns(chat(messages=[*HI, dumped, *HI]))[1] == {"role": "assistant", "content": "Hello"}
 
 
-@pytest.mark.parametrize("name", [*LATER, *NEVER])
+@pytest.mark.parametrize("name", [name for name in (*LATER, *NEVER) if name not in ChatRequest.model_fields])
 def test_a_field_whose_feature_is_missing_is_refused_by_name(name: str) -> None:
     told = refusal(json.dumps({"messages": HI, name: {"some": "thing"}}).encode())
 

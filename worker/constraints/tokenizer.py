@@ -11,6 +11,7 @@ from collections.abc import Collection
 from llguidance import LLTokenizer, TokenizerWrapper
 from tokenizers import Tokenizer
 
+from common.toolformat import is_marker
 from worker.models.pieces import Pieces
 
 _SAMPLE = 'Say {"a": [1.5, "é ü 中"], "b": null}!'
@@ -22,7 +23,8 @@ class _Words:
     bos_token_id = None
 
     def __init__(self, tokenizer: Tokenizer, pieces: Pieces, vocabulary: int, end_ids: Collection[int]) -> None:
-        self.special_token_ids = sorted(at for at in tokenizer.get_added_tokens_decoder() if at < vocabulary)
+        added = tokenizer.get_added_tokens_decoder().items()
+        self.special_token_ids = sorted(at for at, token in added if at < vocabulary and is_marker(token))
         self.eos_token_id = next(iter(end_ids))
         self.tokens = [pieces.spell(at) for at in range(vocabulary)]
         self._ordinary = _without_added(tokenizer)

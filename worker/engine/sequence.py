@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from common.constraints.verify import errors
-from common.jobs import Delta, Echo, Finish, Logprob, Sampling
+from common.jobs import Call, Delta, Echo, Finish, Logprob, Sampling
 from common.ledger.replies import Claim
 from worker.engine import likely, rng
 from worker.engine.blocks import Name, names
 from worker.engine.likely import Asked, Entries, Score
 from worker.engine.lookup import Lookup
 from worker.engine.text import Speech, Text
+from worker.tools import Calls, length, unsaid
 
 
 class BrokenConstraintError(Exception):
@@ -84,7 +85,7 @@ class Sequence:
     ) -> None:
         """``said``: this choice's items in the log; ``row``: at the beginning of its constraint."""
         job = claim.job
-        self.row, self._constraint = row, job.constraint
+        self.row, self._constraint, self._tools = row, job.constraint, job.tools
         sampling = job.sampling
         self.job_id, self.choice = job.id, choice
         self.prompt = job.prompts[choice // job.n]
@@ -118,6 +119,7 @@ class Sequence:
         self._echo = None if said else echo  # still to be said
         self._before = len(echo.text)
         self._said = max(0, sum(len(delta.text) for delta in said) - self._before)
+        self._called = [delta.call for delta in said if delta.call is not None]
         self._entries: Entries | None = None  # None: nothing is scored
         self._scored = max(0, sum(len(delta.logprobs) for delta in said) - likely.echoed(echo))  # tokens
         self._unscored: list[int] = []  # where the text of each later one that was said begins
@@ -244,19 +246,19 @@ class Sequence:
         """
         if self._text is not None:
             return ()  # parked, and back
-        self._text = Text(speech.decode, self._stop)
+        self._text = Calls(speech, self._stop, self._tools) if self._tools else Text(speech.decode, self._stop)
         self._began = now
         if self._top is not None:
             self._entries = Entries(speech.spell, self._before)
         if self._echo and self._echo.offsets is not None:
             return ()  # it comes with the first token, and its scores
-        finish, shown = self._again(self._text, now)
+        finish, shown, calls = self._again(self._text, now)
         new = shown[self._said :]
         if self._echo:
             new, self._echo = self._echo.text + new, None
         if finish:
-            return self._ended(finish, new, ())
-        return (Delta(new, (), self.choice),) if new else ()
+            return self._ended(finish, new, (), calls=calls)
+        return self._items(new, (), (), calls) if new or calls else ()
 
     def score(self, scores: Iterable[Score]) -> None:
         """Of tokens that were read, or stand next, before a draw."""
@@ -275,19 +277,20 @@ class Sequence:
             return (*before, *self._ended("length", "", ()))
         return (*before, *self._added(self._text, token, now, score))
 
-    def _again(self, text: Text, now: float) -> tuple[Finish | None, str]:
-        """The said tokens once more: what ends them, and their text."""
+    def _again(self, text: Text, now: float) -> tuple[Finish | None, str, tuple[Call, ...]]:
+        """The said tokens once more: what ends them, their text, and what the log lacks of their calls."""
         said, self.tokens = self.tokens, []
-        shown = ""
+        shown, calls = "", list[Call]()
         finish: Finish | None = "length" if self._most <= 0 else None
         for token in said:
             events = self._added(text, token, now, None)
             shown += "".join(delta.text for delta in events)
+            calls += (delta.call for delta in events if delta.call is not None)
             if finish := events[-1].finish:
                 break
-        if len(shown) < self._said:
+        if len(shown) < self._said or length(calls) < length(self._called):
             finish = "length"  # only the end by ``max_time_s`` lets go of text that these tokens still hold back
-        return finish, shown
+        return finish, shown, tuple(unsaid(calls, self._called))
 
     def _told(self, entries: Entries, earlier: list[Score]) -> tuple[Delta, ...]:
         """The prompt with its scores; scores that a worker before us took with it go to their text."""
@@ -318,7 +321,8 @@ class Sequence:
             return self._ended("stop", new, (token,), entries.begun(text.shown) if entries else ())
         if finish := self._limit(now):
             return self._ended(finish, new + text.close(), (token,), entries.rest() if entries else ())
-        return (Delta(new, (token,), self.choice, None, entries.ready(text.shown, text.decoded) if entries else ()),)
+        logprobs = entries.ready(text.shown, text.decoded) if entries else ()
+        return self._items(new, (token,), logprobs, text.drain())
 
     def _limit(self, now: float) -> Finish | None:
         """Whether there can be no more: the constraint is fulfilled, or the answer long enough."""
@@ -327,21 +331,42 @@ class Sequence:
         is_late = self._max_time_s is not None and now - self._began >= self._max_time_s
         return "length" if is_late or len(self.tokens) >= self._most else None
 
+    def _items(
+        self, text: str, tokens: tuple[int, ...], logprobs: tuple[Logprob, ...], calls: tuple[Call, ...]
+    ) -> tuple[Delta, ...]:
+        """Each piece is one frame at most; the first has the tokens."""
+        pieces: list[tuple[str, Call | None]] = [(text, None)] if text or not calls else []
+        pieces += [("", call) for call in calls]
+        (first, call), *others = pieces
+        later = (Delta(more, (), self.choice, call=one) for more, one in others)
+        return (Delta(first, tokens, self.choice, None, logprobs, call=call), *later)
+
     def _ended(
-        self, finish: Finish, text: str, tokens: tuple[int, ...], logprobs: tuple[Logprob, ...] = ()
+        self,
+        finish: Finish,
+        text: str,
+        tokens: tuple[int, ...],
+        logprobs: tuple[Logprob, ...] = (),
+        calls: tuple[Call, ...] = (),
     ) -> tuple[Delta, ...]:
         """The item with the finish has no text, so that every item is one frame at most."""
         self.is_finished = True
         errors = self._errors() if finish == "stop" else None
-        if text or logprobs:
+        if self._text is not None:
+            finish, calls = self._text.ends_with(finish), (*calls, *self._text.drain())
+        if text or logprobs or calls:
             last = Delta("", (), self.choice, finish, errors=errors)
-            return (Delta(text, tokens, self.choice, None, logprobs), last)
+            return (*self._items(text, tokens, logprobs, calls), last)
         return (Delta("", tokens, self.choice, finish, errors=errors),)
 
     def _errors(self) -> tuple[str, ...] | None:
         """Where the whole answer misses its schema, if it was not held to all of it."""
         constraint, text = self._constraint, self._text
-        if constraint is None or constraint.mode != "wide" or constraint.schema is None or text is None:
+        if constraint is None or constraint.mode != "wide" or text is None:
+            return None
+        if isinstance(text, Calls):
+            return text.errors(constraint.schema)
+        if constraint.schema is None:
             return None
         spoken = [token for token in self.tokens if token not in self._ends]
         return errors(constraint.schema, text.decode(spoken)[: text.shown])

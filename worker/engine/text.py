@@ -3,6 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from common.jobs import Call, Finish
+
 _HALF = "\ufffd"  # how a decoder shows bytes that are no character (yet)
 _LONG = 12  # tokens decoded together before the oldest are let go
 _STUCK = 64  # tokens without one whole character: no character is that long
@@ -118,6 +120,14 @@ class Text:
         shown, is_stopped = self._stops.push(new) if new else ("", False)
         self.shown += len(shown)
         return shown, is_stopped
+
+    def drain(self) -> tuple[Call, ...]:
+        """Calls of tools stand in no plain text."""
+        return ()
+
+    def ends_with(self, finish: Finish) -> Finish:
+        """For whoever knows of more reasons."""
+        return finish
 
     def close(self) -> str:
         """The text that waited for a stop string in vain."""

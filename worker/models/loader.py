@@ -19,6 +19,7 @@ from common import settings, telemetry
 from common.bundle import packed
 from common.cards import ModelCard
 from common.checkpoints import complaint
+from common.door.probe import found
 from worker.engine import memory
 from worker.engine.model import Model
 from worker.engine.sequence import Bounds
@@ -369,11 +370,13 @@ def _card(model: settings.Model, network: Any, tokenizer: Any, files: bytes, ser
         quantization=_word(_told(config)),
         created=int(time.time()),
         tokenizer_digest=hashlib.sha256(files).hexdigest(),
+        tools=found(tokenizer, _end_ids(network, tokenizer)) if has_template else None,
     )
 
 
 def _capabilities(served: Any, *, has_template: bool) -> tuple[str, ...]:
-    can = {"chat": has_template, "constraints": served.compiler is not None}
+    is_held = served.compiler is not None
+    can = {"chat": has_template, "constraints": is_held, "tools": has_template and is_held}
     return ("completion", *(name for name, is_so in can.items() if is_so))
 
 

@@ -211,20 +211,20 @@ def test_what_cannot_be_done_is_refused_by_name(schema: Any, keyword: str) -> No
 
 @pytest.mark.parametrize("text", ['{"a": 1}', '{"a":1}', '{\n  "a": 1\n}'])
 def test_natural_compact_and_pretty_are_all_allowed(text: str) -> None:
-    engine = Acceptance(build.json_object().grammar)
+    engine = Acceptance(build.from_schema({"type": "object"}).grammar)
 
     assert engine.writes(text)
 
 
 @pytest.mark.parametrize("text", ['{"a":  1}', '{"a":\n\n1}', '{"a":\t1}', ' {"a":1}'])
 def test_spaces_end(text: str) -> None:
-    engine = Acceptance(build.json_object().grammar)
+    engine = Acceptance(build.from_schema({"type": "object"}).grammar)
 
     assert not engine.writes(text)
 
 
 def test_a_client_says_which_spaces() -> None:
-    engine = Acceptance(build.json_object("_?").grammar)
+    engine = Acceptance(build.from_schema({"type": "object"}, whitespace="_?").grammar)
 
     assert engine.writes('{"a":_1}')
     assert not engine.writes('{"a": 1}')

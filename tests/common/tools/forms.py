@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from common.constraints.tools import ToolPlan, plan
+from common.constraints.tools import plan
 from common.door.probe import found
-from common.toolformat import ToolFormat
+from common.toolformat import ToolFormat, ToolPlan
 from tests.common.tools.templates import TEMPLATES, tokenizer
 
 

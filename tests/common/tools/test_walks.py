@@ -6,7 +6,8 @@ from collections import Counter
 import jsonschema_rs
 import pytest
 
-from common.constraints.tools import ToolPlan, plan
+from common.constraints.tools import plan
+from common.toolformat import ToolPlan
 from tests.common.tools.asked import a_choice, a_request
 from tests.common.tools.forms import FORMS, a_plan
 from tests.common.tools.templates import TEMPLATES

@@ -10,7 +10,7 @@ from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
 
 from common.constraints.splitter import Arguments, CallEnd, CallStart, Content, Piece, Splitter
-from common.constraints.tools import ToolPlan
+from common.toolformat import ToolPlan
 from tests.common.tools.templates import END, SPECIALS
 
 _JOINED = ('{"', '": ', '", "', '"}', "}\n", "</", ">\n", "\n<", "name", "é", "日本", "\n   ", "  ", '\\"', "[{", "]}")
