@@ -60,8 +60,8 @@ class Calls(Text):
                 yield from (f"/tool_calls/{at}/function/arguments{pointer}" for pointer in found)
 
     def _read(self, token: int) -> str:
-        """Its characters, if it has any that are shown."""
-        return self._bytes.decode(self._speech.spell(token)) if self.decode((token,)) else ""
+        """Its characters, unless it is never shown; alone, a space in front may not be, either."""
+        return self._bytes.decode(self._speech.spell(token)) if self.decode((token, token)) else ""
 
     def _taken(self, pieces: Iterable[Piece]) -> tuple[str, bool]:
         text, began = "", len(self._new)

@@ -36,7 +36,7 @@ def plan(
     names = [str(tool["function"]["name"]) for tool in tools]
     mode, allowed = chosen(choice, names)
     is_named = names_one(choice)
-    schemas = {name: _object(name, lowered.get(name, _NO_ARGUMENTS)) for name in allowed}
+    schemas = {name: _object(names.index(name), name, lowered.get(name, _NO_ARGUMENTS)) for name in allowed}
     form = _fitting(form, schemas, answer)
     if not parallel or is_named:
         form = replace(form, between=None)
@@ -50,11 +50,15 @@ def plan(
     )
 
 
-def _object(name: str, schema: Schema) -> Schema:
+def _object(at: int, name: str, schema: Schema) -> Schema:
     """Arguments are an object, whatever else is said of them. Raises InvalidRequestError."""
     kind = schema.get("type", "object")
     if kind != "object" and "object" not in kind:
-        raise InvalidRequestError(f"Invalid schema for function '{name}': its type is not 'object'.", param="tools")
+        raise InvalidRequestError(
+            f"Invalid schema for function '{name}': its type is not 'object'.",
+            param=f"tools[{at}].function.parameters",
+            code="invalid_function_parameters",
+        )
     return schema | {"type": "object"}
 
 

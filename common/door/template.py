@@ -84,6 +84,8 @@ class Template:
 
     def _shows_tools(self, turns: list[Turn]) -> bool:
         """Whether calls and results reach the model; asked of the template once, when a conversation has some."""
+        if self._form is not None and self._form.shows_calls and self._form.takes_results:
+            return True
         if not any(turn["role"] == "tool" or turn.get("tool_calls") for turn in turns):
             return True
         if self._knows_tools is None:

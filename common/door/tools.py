@@ -28,7 +28,7 @@ def planned(asked: Mapping[str, Any], form: ToolFormat, wanted: Wanted | None) -
     try:
         made = plan(tools, asked["choice"], form, lowered=lowered, parallel=asked["parallel"], answer=answer)
     except InvalidRequestError as error:
-        raise RefusedError(error.message, param=error.param) from None
+        raise RefusedError(error.message, param=error.param, code=error.actual_code) from None
     made = replace(made, looked_at={name: one for name, one in looked_at.items() if name in made.tools})
     if not made.tools and wanted is not None:
         return built(wanted), replace(made, grammar=None)

@@ -1,4 +1,6 @@
 import json
+import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -6,9 +8,10 @@ from openai.types import Completion
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from common.errors import NoWorkerError
-from common.jobs import Delta, Done, Entry, Failed, Finish, Job, Reply, Usage
+from common.jobs import Call, Delta, Done, Entry, Failed, Finish, Job, Reply, Usage
 from common.render import chat, completions
 from common.render.frames import Frames, Shape, failed
+from common.toolformat import ToolFormat, ToolPlan, own
 from tests.builders import a_job
 
 USAGE = Usage(prompt_tokens=3, completion_tokens=2)
@@ -45,6 +48,60 @@ def test_a_chat_stream_is_role_text_end_and_done() -> None:
         "data: [DONE]",
         "",
     ]
+
+
+TOOLS = ToolPlan(None, own(ToolFormat("own", "", "", None, "", "")), {"look": {}}, False, "tool_calls")
+CALLED = [
+    Delta("So: ", (1,)),
+    Delta("", (2,), call=Call(0, "look")),
+    Delta("", (3,), call=Call(0, "", '{"at": "Ro')),
+    Delta("", (4,), call=Call(0, "", 'me \u2028"}')),
+    Delta("", (5,), call=Call(1, "look")),
+    Delta("", (6,), call=Call(1, "", "{}")),
+    Delta("", (7,), 0, "tool_calls"),
+]
+
+
+def test_calls_are_streamed_by_index_with_id_and_name_once_and_add_up_to_the_whole() -> None:
+    job = a_job(reply=Reply("chat", stream=True), tools=TOOLS)
+
+    frames = blocks(stream(chat.frames(job), *CALLED))
+    whole = chat.whole(job, CALLED, USAGE)["choices"][0]
+
+    deltas = [frame["choices"][0]["delta"] for frame in frames]
+    first, second = whole["message"]["tool_calls"]
+    assert deltas[:2] == [{"role": "assistant", "content": None}, {"content": "So: "}]
+    assert [delta.get("tool_calls") for delta in deltas[2:]] == [
+        [{"index": 0, "id": first["id"], "type": "function", "function": {"name": "look", "arguments": ""}}],
+        [{"index": 0, "function": {"arguments": '{"at": "Ro'}}],
+        [{"index": 0, "function": {"arguments": 'me \u2028"}'}}],
+        [{"index": 1, "id": second["id"], "type": "function", "function": {"name": "look", "arguments": ""}}],
+        [{"index": 1, "function": {"arguments": "{}"}}],
+        None,
+    ]
+    assert [call["function"]["arguments"] for call in (first, second)] == ['{"at": "Rome \u2028"}', "{}"]
+    assert (whole["message"]["content"], whole["finish_reason"]) == ("So: ", "tool_calls")
+    assert frames[-1]["choices"][0]["finish_reason"] == "tool_calls"
+    assert b"\xe2\x80\xa8" not in stream(chat.frames(job), *CALLED)
+    for frame in frames:
+        ChatCompletionChunk.model_validate(frame, strict=True)
+    ChatCompletion.model_validate(chat.whole(job, CALLED, USAGE), strict=True)
+
+
+def test_every_call_has_an_id_of_its_own_which_the_same_log_gives_again() -> None:
+    deltas = [one for choice in (0, 1) for one in (replace(delta, choice=choice) for delta in CALLED)]
+    jobs = [a_job(tools=TOOLS, n=2) for _ in range(2)]
+
+    wholes = [[choice["message"] for choice in chat.whole(job, deltas, USAGE)["choices"]] for job in (*jobs, jobs[0])]
+
+    ids = [[call["id"] for message in whole for call in message["tool_calls"]] for whole in wholes]
+    assert ids[0] == ids[2]
+    assert len(set(ids[0] + ids[1])) == 8
+    assert all(re.fullmatch("call_[0-9A-Za-z]{24}", one) for one in ids[0])
+
+
+def test_an_answer_of_calls_alone_has_no_content() -> None:
+    assert chat.whole(a_job(tools=TOOLS), CALLED[1:], USAGE)["choices"][0]["message"]["content"] is None
 
 
 @pytest.mark.parametrize("shape", [chat, completions])

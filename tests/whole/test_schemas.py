@@ -56,7 +56,10 @@ def test_a_body_of_another_shape_is_complained_of(complaints: Complaints) -> Non
     assert complaints("CreateChatCompletionResponse", {"id": 1})
 
 
-@pytest.mark.parametrize("more", [*MORE, {"logprobs": True, "top_logprobs": 3}])
+TOOLS = {"tools": [{"type": "function", "function": {"name": "look"}}], "tool_choice": "required", "max_tokens": 60}
+
+
+@pytest.mark.parametrize("more", [*MORE, {"logprobs": True, "top_logprobs": 3}, TOOLS])
 def test_chats_are_as_openai_describes_them(stack: Stack, complaints: Complaints, more: dict[str, Any]) -> None:
     whole = _post(stack, "/chat/completions", CHAT | more).json()
 
