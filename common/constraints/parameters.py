@@ -46,11 +46,14 @@ def rules(head: str, name: str, schema: Schema, form: ToolFormat) -> Iterator[st
     if not form.tags.separator:
         yield " ".join((head, *(f"{name}p{at}{skip}" for at, skip in enumerate(skips))))
         return
-    between = literal(form, form.tags.separator)
     yield f"{head} {name}a0"
-    for at, skip in enumerate(skips):
+    for at, ((key, is_text), skip) in enumerate(zip(kinds(schema, form).items(), skips, strict=True)):
+        before = form.tags.text[0] if is_text else form.tags.json[0]
+        more = literal(
+            form, form.tags.separator + form.tags.begin + key + before
+        )  # one literal: what ends may begin so
         yield f"{name}a{at}: {name}p{at} {name}b{at + 1}" + (f" | {name}a{at + 1}" if skip else "")
-        yield f"{name}b{at}: {between} {name}p{at} {name}b{at + 1}" + (f" | {name}b{at + 1}" if skip else "")
+        yield f"{name}b{at}: {more} {name}v{at} {name}b{at + 1}" + (f" | {name}b{at + 1}" if skip else "")
     yield from (f'{name}{state}{len(skips)}: ""' for state in "ab")
 
 

@@ -71,7 +71,7 @@ class Splitter:
         self._rest, self._pieces = "", list[Piece]()
         self._at = self._text if self._trigger else self._all
         self._index, self._depth, self._in_string = -1, 0, False
-        self._tool, self._key, self._is_first = "", "", True
+        self._tool, self._key, self._is_first, self._is_bare = "", "", True, False
 
     def feed(self, text: str, *, is_special: bool = False) -> list[Piece]:
         """What it adds."""
@@ -175,16 +175,17 @@ class Splitter:
         """Any other value."""
         if not self._rest:
             return False
-        if self._depth or self._in_string or self._rest[0] in '{["':
+        if self._depth or self._in_string or (not self._is_bare and self._rest[0] in '{["'):
             if not self._scanned():
                 return False
         else:
+            self._is_bare = True  # what follows it may begin like a value of another kind
             size = _BARE_VALUE.match(self._rest).end()  # type: ignore[union-attr]  # matches nothing, too
             self._say(self._rest[:size])
             self._rest = self._rest[size:]
             if not self._rest:
                 return False
-        self._at = self._after_value
+        self._at, self._is_bare = self._after_value, False
         return True
 
     def _after_value(self) -> bool:

@@ -152,10 +152,10 @@ class _Probe:
 
     def _finished(self, form: ToolFormat, begin: str, middle: str, between: str | None, end: str) -> ToolFormat | None:
         """With what tells a call from text; special tokens are spelled again."""
-        begin, end = begin.lstrip(), self._closed(end)
+        begin, end = self._apart(begin.lstrip()), self._closed(end)
         trigger, is_bare = self._trigger(begin)
-        if not trigger:
-            return None
+        if not trigger or any(name in part for part in (begin, middle, between or "", end) for name in _NAMES):
+            return None  # or the name is written once more
         if between is not None and not self._ends.isdisjoint(between):
             between = None  # the next call would be another answer
         parts = (begin, middle, between or "", end, *(_strings(form.tags) if form.tags else ()))
@@ -174,6 +174,12 @@ class _Probe:
             free=_ranges(self._free - {self._ids.get(lead, -1)}),
             shows_calls=True,
         )
+
+    def _apart(self, begin: str) -> str:
+        """Without what an answer in words says as well, up to the special token that it does not say next."""
+        cuts = [at for at in range(1, len(begin)) if self._is_token(begin[at]) and self._is_token(begin[at - 1])]
+        shared = next((at for at in reversed(cuts) if begin[:at] in self._content), 0)
+        return self._apart(begin[shared:]) if shared else begin
 
     def _trigger(self, begin: str) -> tuple[str, bool]:
         """The first part of a call, and whether it only tells that where it stands first."""

@@ -64,6 +64,18 @@ TEMPLATES = {
         "{{ '<q>' + v + '<q>' if v is string else v | tojson }}{% if not loop.last %},{% endif %}{% endfor %}"
         "{{ '}' }}</call>{% endfor %}"
     ),
+    "tags that a line parts": _template(
+        _EACH + "\n[use]\n[tool {{ c.function.name }}]\n{% for k, v in c.function.arguments.items() %}"
+        "[in {{ k }} {{ 'text' if v is string else 'json' }}]{{ v if v is string else v | tojson }}[/in]"
+        "{% if not loop.last %}\n{% endif %}{% endfor %}\n[/tool]\n[/use]{% endfor %}"
+    ),
+    "a part for calls": _LIST + _USER + "{% else %}<bot><arg>say<msg>{{ m.content or '' }}<q>say<msg>"
+    "{% if m.tool_calls %}<arg>tools<msg>" + _EACH + "<arg>call {{ c.function.name }}<msg>"
+    "{{ c.function.arguments | tojson }}<q>call<msg>{% endfor %}<q>tools<msg>{% endif %}"
+    "<eot>{% endif %}{% endfor %}{% if add_generation_prompt %}<bot><arg>say<msg>{% endif %}",
+    "a name that comes twice": _template(
+        _EACH + "[to {{ c.function.name }}]{{ c.function.name }}{{ c.function.arguments | tojson }}[/to]{% endfor %}"
+    ),
     "thoughts first": _template(
         "{% if m.tool_calls %}<think>\n\n</think>\n\n{% endif %}"
         + _EACH

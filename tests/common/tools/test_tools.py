@@ -25,6 +25,9 @@ FAMILIES = {
     "a channel": "named",
     "tags of words": "tagged",
     "tags with tokens": "tagged",
+    "tags that a line parts": "tagged",
+    "a part for calls": "named",
+    "a name that comes twice": "own",
     "thoughts first": "object",
     "tools, no calls": "own",
     "no tools": "own",
@@ -38,6 +41,13 @@ def test_each_template_tells_its_family() -> None:
     assert {name for name, form in FORMS.items() if form.wants == "string"} == {"a name, then a string of JSON"}
     assert {name for name in WRITTEN if FORMS[name].between is None} == {"one bare object", "a channel"}
     assert {name for name, form in FORMS.items() if form.is_thinking} == {"thoughts first"}
+
+
+def test_a_call_begins_behind_what_answers_in_words_say_as_well() -> None:
+    form = FORMS["a part for calls"]
+
+    assert (form.begin, form.trigger) == ("<arg>tools<msg><arg>call ", "<arg>")
+    assert is_allowed(a_plan("a part for calls"), pieces("So.<q>say<msg>"))
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
