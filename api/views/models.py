@@ -21,12 +21,15 @@ def every() -> Response:
 
 @bp.get("/models/<path:name>")
 def one(name: str) -> Response:
-    """One of them, by name or alias."""
+    """One of them, by name or alias, with what it can do and how it writes calls of tools."""
     model = state().settings.model(name)
     cards = _cards()
     if model is None or model.name not in cards:
         raise ModelNotFoundError(f"No model has this name; there are: {', '.join(cards) or 'none yet'}.", param="model")
-    return json_response(_model(model.name, cards[model.name]))
+    card = cards[model.name]
+    form = card.tools and {"family": card.tools.family} | card.tools.parts()
+    more = {"context": card.context, "capabilities": list(card.capabilities), "tool_format": form}
+    return json_response(_model(model.name, card) | more)
 
 
 def _cards() -> dict[str, ModelCard]:

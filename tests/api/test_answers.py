@@ -209,7 +209,8 @@ def test_models_are_those_that_are_configured_and_have_a_card(front: FrontEnd, l
 
     with front.client() as client:
         assert [model.id for model in client.models.list()] == ["org/other"]
-        assert client.models.retrieve("org/other").model_extra == {"base_model": "org/other"}
+        more = {"context": 64, "capabilities": ["chat"], "tool_format": None}
+        assert client.models.retrieve("org/other").model_extra == {"base_model": "org/other"} | more
         assert client.models.retrieve("alias").id == "org/other"
         with pytest.raises(openai.NotFoundError) as missing:
             client.models.retrieve("m")

@@ -141,3 +141,11 @@ def test_what_is_left_to_the_end_is_looked_at_in_calls(stack: Stack) -> None:
         assert first != second or held["errors"] == ["/tool_calls/0/function/arguments/days"]
         told.add(held["valid"])
     assert told == {True, False}
+
+
+def test_a_model_tells_what_it_can_do_and_how_it_writes_calls(stack: Stack) -> None:
+    told: Any = stack.client().models.retrieve("penstock-demo").model_extra
+
+    assert told["context"] == 1024
+    assert {"chat", "constraints", "tools"} <= set(told["capabilities"])
+    assert "<tool_call>" in told["tool_format"]["call_begin"]

@@ -25,6 +25,7 @@ from tests.builders import a_job
 from tests.worker import saved_models, tiny
 from tests.worker.claims import a_claim, answers, counting
 from worker.models.loader import Loaded, LoadError, load
+from worker.models.toolformat import found
 
 _CONTEXT = 64
 _WAIT_S = 10.0
@@ -99,12 +100,13 @@ def test_the_card_says_what_the_model_is(saved: Path) -> None:
         end_ids=(5, 1, 0),
         special_ids=(0, 1),
         has_chat_template=True,
-        capabilities=("completion", "chat", "constraints"),
+        capabilities=("completion", "chat", "constraints", "tools"),
         path="packed",
         dtype="float32",
         quantization=None,
         created=loaded.card.created,
         tokenizer_digest=hashlib.sha256(loaded.tokenizer_files).hexdigest(),
+        tools=found(saved_models.tokenizer(), (5, 1, 0)),
     )
     assert loaded.card.created > 1_700_000_000
     assert loaded.model.bounds.context == _CONTEXT

@@ -19,13 +19,13 @@ from common import settings, telemetry
 from common.bundle import packed
 from common.cards import ModelCard
 from common.checkpoints import complaint
-from common.door.probe import found
 from worker.engine import memory
 from worker.engine.model import Model
 from worker.engine.sequence import Bounds
 from worker.models.cores import cores
 from worker.models.counting import PREFIX, Counting
 from worker.models.pieces import Pieces
+from worker.models.toolformat import found
 
 _CONTEXT = 2048  # of a model that does not say
 _CPU_ROOM = 2**30  # bytes for keys and values

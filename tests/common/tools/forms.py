@@ -3,9 +3,9 @@
 from typing import Any
 
 from common.constraints.tools import plan
-from common.door.probe import found
 from common.toolformat import ToolFormat, ToolPlan
 from tests.common.tools.templates import TEMPLATES, tokenizer
+from worker.models.toolformat import found
 
 
 def _form(name: str) -> ToolFormat:
