@@ -7,7 +7,7 @@ from typing import Any
 from common.constraints.limits import bounded, bounded_choices, bounded_grammar, bounded_regex
 from common.constraints.lower import lower
 from common.constraints.patterns import PatternError, refuse_beyond_regular
-from common.constraints.spec import Constraint, Kind, Note, RefusedConstraintError, Wanted, mode_of
+from common.constraints.spec import Constraint, Kind, Note, RefusedConstraintError, Wanted, ended, mode_of
 
 WHITESPACE = r"( |\n[ ]{0,20})?"  # natural, compact and pretty JSON, and no endless spaces
 _GIVEN_UP = (  # what the engine says when it cannot, and what is then left to the check at the end
@@ -62,6 +62,11 @@ def enforceable(
         given_up |= more
 
 
+def quoted(text: str) -> str:
+    """As a string of the engine's Lark, whose lexer stops at DEL."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
 def from_regex(pattern: str) -> Constraint:
     """A text that it matches as a whole; Rust's syntax, ECMA's digits and words. Raises RefusedConstraintError."""
     import llguidance
@@ -76,7 +81,7 @@ def from_regex(pattern: str) -> Constraint:
 
 def from_choice(choices: tuple[str, ...]) -> Constraint:
     """One of these texts. Raises RefusedConstraintError."""
-    options = " | ".join(json.dumps(choice, ensure_ascii=False) for choice in bounded_choices(choices))
+    options = " | ".join(map(quoted, bounded_choices(choices)))
     return from_lark("choice", f"start: {options}")
 
 
@@ -88,7 +93,7 @@ def from_grammar(text: str) -> Constraint:
         try:
             text = llguidance.grammar_from("gbnf", text)
         except Exception as error:  # the converter names no error of its own
-            raise RefusedConstraintError(f"grammar: {error}", "grammar") from error
+            raise RefusedConstraintError(f"grammar: {ended(str(error))}", "grammar") from error
     return from_lark("grammar", text)
 
 

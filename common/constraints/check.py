@@ -1,13 +1,14 @@
 """Whether the engine takes a constraint: asked in a process that may die of it."""
 
+import json
 from collections.abc import Mapping
 from functools import lru_cache
 from itertools import count, islice
 from types import MappingProxyType
 from typing import Any
 
-from common.constraints.spec import Constraint, RefusedConstraintError
-from common.constraints.verify import validator
+from common.constraints.dialect import validator
+from common.constraints.spec import Constraint, RefusedConstraintError, ended
 
 ITEMS = 20_000  # in a row of the parser; a thousand optional properties need more than the engine's 2,000
 _NONE: Mapping[int, str] = MappingProxyType({})
@@ -58,10 +59,12 @@ def check(constraint: Constraint, special: Mapping[int, str] = _NONE) -> None:
     if matcher.is_error():
         said = matcher.get_error().strip().splitlines()
         reason = " ".join([*said[:1], *(line for line in said[1:] if line.startswith("error:"))])
-        raise RefusedConstraintError(f"{constraint.kind}: the engine refuses it: {reason}", constraint.kind)
+        raise RefusedConstraintError(f"{constraint.kind}: the engine refuses it: {ended(reason)}", constraint.kind)
     if constraint.mode == "wide" and constraint.schema is not None:
         try:
-            validator(constraint.schema)
+            validator(json.loads(constraint.schema))
         except ValueError as error:  # the library's own are such, too
             first = str(error).partition("\n")[0]
-            raise RefusedConstraintError(f"json: it could not be looked at in the end: {first}", "json") from None
+            raise RefusedConstraintError(
+                f"json: it could not be looked at in the end: {ended(first)}", "json"
+            ) from None

@@ -93,6 +93,7 @@ class Document:
         self.root = root
         self.draft = draft_of(root)
         self.dynamic: Counter[str] = Counter()
+        self.outside: list[tuple[str, Any]] = []  # what references found behind keywords that we do not know
         self._places: dict[int, Place] = {}
         self._resources: dict[str, tuple[Any, str]] = {_ROOT: (root, "")}
         self._anchors: dict[tuple[str, str], Any] = {}
@@ -121,6 +122,10 @@ class Document:
     def is_one_resource(self) -> bool:
         """Whether no part of it has a name of its own."""
         return len({id(schema) for schema, _ in self._resources.values()}) == 1
+
+    def is_resource(self, schema: dict[str, Any]) -> bool:
+        """Whether this part has a name of its own."""
+        return any(named is schema for named, _ in self._resources.values())
 
     def overrides(self, schema: dict[str, Any]) -> bool:
         """Whether its $ref makes all else here void, as before 2019."""
@@ -157,6 +162,7 @@ class Document:
         if not isinstance(found, dict | bool):
             raise self._refused(place, f"'#{fragment}' is no schema")
         if isinstance(found, dict) and id(found) not in self._places:  # behind a keyword that we do not know
+            self.outside.append((pointer, found))
             self._index(found, Place(pointer, base))
         return found
 

@@ -4,7 +4,7 @@ import json
 import re
 from typing import Any
 
-from common.constraints.build import WHITESPACE
+from common.constraints.build import WHITESPACE, quoted
 from common.toolformat import FIRST, HOLES, ToolFormat
 
 TEXT = "TEXT: /(.|\\n)*/"
@@ -15,7 +15,7 @@ _STRANGE = re.compile(r"[][\\.+*?()|{}^$/#&~-]")
 def literal(form: ToolFormat, text: str) -> str:
     """This, written as strings, special tokens and holes, one after the other."""
     runs = (run for run in _RUNS.split(form.coded(text)) if run)
-    return " ".join(_hole(form, run) if _RUNS.fullmatch(run) else json.dumps(run) for run in runs)
+    return " ".join(_hole(form, run) if _RUNS.fullmatch(run) else quoted(run) for run in runs)
 
 
 def _hole(form: ToolFormat, one: str) -> str:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from common.constraints.dialect import refuse_misspelt
 from common.constraints.document import Document, escaped, subschemas
 from common.constraints.spec import RefusedConstraintError
 
@@ -24,6 +25,8 @@ RULES = 1_000
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _RULE = re.compile(r"^\s*[?!]?[A-Za-z_][\w.-]*(?:\[[^\]]*\])?\s*(?:::=|:)", re.MULTILINE)
+_JSON = re.compile(r"%json\s*")
+_SPACES = {"item_separator", "key_separator", "whitespace_flexible", "whitespace_pattern"}  # of the engine's orders
 _IN_PLACE = ("allOf", "anyOf", "else", "if", "not", "oneOf", "then", "dependencies", "dependentSchemas")
 
 
@@ -38,8 +41,10 @@ def bounded(schema: Any) -> Any:
     copy = _without_guidance(json.loads(raw))
     if not isinstance(copy, dict | bool):
         raise RefusedConstraintError("A schema is an object or a boolean.")
-    _bound_keywords(copy)
-    _bound_references(Document(copy))
+    document = Document(copy)
+    refuse_misspelt(document)
+    _bound_keywords(document)
+    _bound_references(document)
     return copy
 
 
@@ -72,7 +77,24 @@ def bounded_grammar(text: str) -> str:
     _refuse_signs(text, "grammar")
     _at_most(len(text.encode()), GRAMMAR, "bytes", "grammar", "")
     _at_most(len(_RULE.findall(text)), RULES, "rules", "grammar", "")
+    for found in _JSON.finditer(text):
+        _bound_json(text[found.end() :])
     return text
+
+
+def _bound_json(text: str) -> None:
+    """A schema within a grammar: the engine reads it as it stands, so its bounds hold here, too."""
+    try:
+        schema = json.JSONDecoder().raw_decode(text)[0]
+    except (ValueError, RecursionError):
+        return  # the engine says so, unless it is part of a string or a remark
+    orders = schema.get("x-guidance", {}) if isinstance(schema, dict) else {}
+    if not isinstance(orders, dict) or not orders.keys() <= _SPACES:
+        raise RefusedConstraintError("grammar: x-guidance may only say something of spaces.", "grammar")
+    try:
+        bounded(schema)
+    except RefusedConstraintError as refused:
+        raise RefusedConstraintError(f"grammar: in %json: {refused.message}", "grammar", refused.pointer) from None
 
 
 def _at_most(count: int, most: int, what: str, keyword: str, pointer: str) -> None:
@@ -105,50 +127,42 @@ def _bound_values(root: Any) -> None:
 
 def _without_guidance(root: Any) -> Any:
     """It would be an order to the engine."""
-    for schema, _ in _schemas(root):
+    for schema in _schemas(root):
         schema.pop("x-guidance", None)
     return root
 
 
-def _schemas(root: Any) -> Iterator[tuple[dict[str, Any], str]]:
-    waiting = [(root, "")]
+def _schemas(root: Any) -> Iterator[dict[str, Any]]:
+    waiting = [root]
     while waiting:
-        schema, pointer = waiting.pop()
+        schema = waiting.pop()
         if isinstance(schema, dict):
-            yield schema, pointer
-            waiting += [(one, pointer + step) for step, one in subschemas(schema)]
+            yield schema
+            waiting += [one for _, one in subschemas(schema)]
 
 
-def _bound_keywords(root: Any) -> None:
+def _bound_keywords(document: Document) -> None:
     values: Counter[str] = Counter()
-    for schema, pointer in _schemas(root):
+    for schema in document.reached:
         for keyword, bound in _BOUNDS.items():
             if keyword in schema:
-                bound(schema, pointer, values)
+                bound(schema, document.pointer(schema), values)
 
 
 def _bound_enum(schema: dict[str, Any], pointer: str, total: Counter[str]) -> None:
-    if not isinstance(schema["enum"], list):
-        raise RefusedConstraintError("enum: a list is expected.", "enum", f"{pointer}/enum")
     total["values"] += len(schema["enum"])
     _at_most(total["values"], VALUES, "values in all", "enum", f"{pointer}/enum")
 
 
 def _bound_properties(schema: dict[str, Any], pointer: str, total: Counter[str]) -> None:
-    if not isinstance(schema["properties"], dict):
-        raise RefusedConstraintError("properties: an object is expected.", "properties", f"{pointer}/properties")
     names, required = schema["properties"], schema.get("required")
     total["properties"] += len(names)
     _at_most(total["properties"], PROPERTIES, "in all", "properties", f"{pointer}/properties")
-    optional = len(
-        names.keys() - {name for name in required if isinstance(name, str)} if isinstance(required, list) else names
-    )
+    optional = len(names.keys() - set(required) if isinstance(required, list) else names)
     _at_most(optional, OPTIONAL, "optional ones in an object", "properties", f"{pointer}/properties")
 
 
 def _bound_pattern(schema: dict[str, Any], pointer: str, _total: Counter[str]) -> None:
-    if not isinstance(schema["pattern"], str):
-        raise RefusedConstraintError("pattern: a string is expected.", "pattern", f"{pointer}/pattern")
     _at_most(len(schema["pattern"]), PATTERN, "characters", "pattern", f"{pointer}/pattern")
 
 

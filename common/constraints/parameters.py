@@ -1,9 +1,9 @@
 """Arguments in tags, one by one: ``common/toolformat.py`` has the literals, the tool's schema the types."""
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
+from common.constraints.build import quoted
 from common.constraints.lark import literal, regex, rule_of
 from common.toolformat import Tags, ToolFormat, is_special
 
@@ -67,7 +67,7 @@ def _value(name: str, key: str, schema: Schema, form: ToolFormat, *, is_text: bo
         return
     after = literal(form, form.tags.text[1])
     if words := _words(own):
-        yield f"{name}: ({' | '.join(map(json.dumps, words))}) {after}"
+        yield f"{name}: ({' | '.join(map(quoted, words))}) {after}"
         return
     code = form.coded(form.tags.text[1])
     least, most = own.get("minLength", 0), own.get("maxLength", "")

@@ -1,6 +1,7 @@
 """A constraint as plain data: it travels in the job, and whoever holds it can compile it."""
 
 import json
+import textwrap
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from typing import Any, Literal, get_args
@@ -8,6 +9,7 @@ from typing import Any, Literal, get_args
 Kind = Literal["json", "regex", "choice", "grammar", "tools"]
 Mode = Literal["native", "exact", "wide"]
 
+_MOST = 500  # characters of what a library says
 KINDS, MODES = get_args(Kind), get_args(Mode)
 
 
@@ -70,3 +72,8 @@ def mode_of(notes: tuple[Note, ...]) -> Mode:
     """The widest of them decides."""
     kinds = {note.kind for note in notes}
     return "wide" if "wide" in kinds else "exact" if kinds else "native"
+
+
+def ended(told: str) -> str:
+    """What a library says, as the end of a sentence of ours."""
+    return f"{textwrap.shorten(told, _MOST, placeholder=' ...').rstrip('.')}."

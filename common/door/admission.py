@@ -146,27 +146,33 @@ class Door:
     ) -> tuple[list[Read], Constraint | None, ToolPlan | None]:
         question = {
             "folder": str(self._tokenizers.folder(card)),
+            "form": card.tools and card.tools.encode(),
             "most": card.context,
             "vocabulary": card.vocabulary,
-            "prompts": [asdict(prompt) for prompt in ask.asks()],
-            "hint": self._hint(ask, card),
-            "form": card.tools and card.tools.encode(),
-            "wanted": wanted and asdict(wanted),
-            "tools": tools,
         }
+        constraint, plan = None, None
+        if wanted is not None or tools is not None:  # by itself, so that it is known which of them was too much
+            asked: dict[str, Any] = {"wanted": wanted and asdict(wanted), "tools": tools, "prompts": None}
+            told = self._told(question | asked, "tools" if wanted is None else wanted.field)
+            constraint = told["constraint"] and Constraint.decode(told["constraint"])
+            plan = told["plan"] and ToolPlan.decode(told["plan"])
+        asked = {"prompts": [asdict(prompt) for prompt in ask.asks()], "hint": self._hint(ask, card)}
+        listed = {"tools": tools and tools["tools"], "as": plan and plan.format.encode()}
+        told = self._told(question | asked | listed, ask.asked)
+        return [_read(one) for one in told["prompts"]], constraint, plan
+
+    def _told(self, question: dict[str, Any], param: str) -> Any:
+        """What a child says to it. Raises InvalidRequestError."""
         try:
             answer = self._children.ask(question)
         except ChildDiedError:
             raise InvalidRequestError(
-                "The prompt could not be read within the time and the memory that one request may take.",
-                param=ask.asked,
+                f"{param}: it could not be read within the time and the memory that one request may take.", param=param
             ) from None
         if "refused" in answer:
             refusal = ContextLengthError if answer["is_too_long"] else InvalidRequestError
-            raise refusal(answer["refused"], param=answer["param"] or ask.asked, code=answer["code"])
-        constraint = answer["constraint"] and Constraint.decode(answer["constraint"])
-        plan = answer["plan"] and ToolPlan.decode(answer["plan"])
-        return [_read(told) for told in answer["prompts"]], constraint, plan
+            raise refusal(answer["refused"], param=answer["param"] or param, code=answer["code"])
+        return answer
 
 
 def _read(told: dict[str, Any]) -> Read:

@@ -8,11 +8,10 @@ import bisect
 import contextlib
 import itertools
 import json
-import math
 import resource
+import signal
 import socket
 import sys
-import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -31,6 +30,7 @@ from common.toolformat import ToolFormat, ToolPlan, is_marker
 
 CPU_S = 2  # of one request
 MEMORY = 512 * 2**20  # beside what we had before it
+STACK = 4 * 2**20  # half of what a worker's thread has: what passes here does not end there
 _KEPT = 8  # tokenizers
 _PAGE = resource.getpagesize()
 
@@ -42,17 +42,16 @@ class Reader:
         self._known: OrderedDict[str, _Tokenizer] = OrderedDict()
 
     def read(self, question: dict[str, Any]) -> dict[str, Any]:
-        """Each prompt's ids, and what of it is to be echoed; the constraint. Raises RefusedError."""
+        """What an answer may be; or each prompt's ids, and what of it is to be echoed. Raises RefusedError."""
         tokenizer = self._tokenizer(question["folder"], question["form"])
         _limit()
-        wanted, most, vocabulary = question["wanted"], question["most"], question["vocabulary"]
-        constraint, plan = tokenizer.constraint(wanted and Wanted(**wanted), question["tools"])
-        shown = [tokenizer.shown(prompt, question["hint"], question["tools"], plan) for prompt in question["prompts"]]
-        return {
-            "constraint": constraint and constraint.encode(),
-            "plan": plan and plan.encode(),
-            "prompts": [tokenizer.read(prompt, most, vocabulary) for prompt in shown],
-        }
+        if question["prompts"] is None:
+            wanted = question["wanted"] and Wanted(**question["wanted"])
+            constraint, plan = tokenizer.constraint(wanted, question["tools"])
+            return {"constraint": constraint and constraint.encode(), "plan": plan and plan.encode()}
+        form = question["as"] and ToolFormat.decode(question["as"])
+        shown = (tokenizer.shown(prompt, question["hint"], question["tools"], form) for prompt in question["prompts"])
+        return {"prompts": [tokenizer.read(prompt, question["most"], question["vocabulary"]) for prompt in shown]}
 
     def _tokenizer(self, folder: str, form: str | None) -> "_Tokenizer":
         """Loading is the model's doing, so no limits hold meanwhile."""
@@ -111,17 +110,16 @@ class _Tokenizer:
         return constraint, plan
 
     def shown(
-        self, prompt: dict[str, Any], hint: str | None, asked: dict[str, Any] | None, plan: ToolPlan | None
+        self, prompt: dict[str, Any], hint: str | None, tools: list[dict[str, Any]] | None, form: ToolFormat | None
     ) -> dict[str, Any]:
         """With what the model is told of the tools it may call and of what its answer must be."""
         if prompt["turns"] is None:
             return prompt
         told: dict[str, Any] = {"tools": None, "as_own": False}
         words = [hint] if hint else []
-        if asked is not None and plan is not None:
-            form = plan.format
-            told = {"tools": for_template(asked["tools"]) if form.shows_tools else None, "as_own": form.family == "own"}
-            words = [*words_of(asked["tools"], form), *words]
+        if tools is not None and form is not None:
+            told = {"tools": for_template(tools) if form.shows_tools else None, "as_own": form.family == "own"}
+            words = [*words_of(tools, form), *words]
         return prompt | told | {"turns": _with_words(prompt["turns"], words)}
 
     def read(self, prompt: dict[str, Any], most: int, vocabulary: int) -> dict[str, Any]:
@@ -239,12 +237,12 @@ def _limit() -> None:
     """From now on so much of both; the kernel ends us in the middle of whatever it is."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     resource.setrlimit(resource.RLIMIT_AS, (pages * _PAGE + MEMORY, resource.RLIM_INFINITY))
-    resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(time.process_time()) + CPU_S, resource.RLIM_INFINITY))
+    signal.setitimer(signal.ITIMER_PROF, CPU_S)  # SIGPROF ends us; RLIMIT_CPU counts in whole seconds
 
 
 def _lift_limits() -> None:
-    for limit in (resource.RLIMIT_CPU, resource.RLIMIT_AS):
-        resource.setrlimit(limit, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    signal.setitimer(signal.ITIMER_PROF, 0)
+    resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
 
 @contextlib.contextmanager
@@ -262,6 +260,7 @@ def main() -> None:
 
     transformers.logging.set_verbosity_error()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_STACK, (STACK, resource.getrlimit(resource.RLIMIT_STACK)[1]))
     reader = Reader()
     with socket.socket(fileno=int(sys.argv[1])) as connection, contextlib.suppress(ConnectionError):
         connection.setblocking(True)

@@ -1,14 +1,15 @@
 """What a request with tools becomes: a grammar, a plan to read answers by, and words for the prompt. In the child."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from common.constraints.build import built, enforceable, from_lark
+from common.constraints.dialect import validator
 from common.constraints.limits import bound_tools
 from common.constraints.spec import Constraint, Note, RefusedConstraintError, Wanted, mode_of
 from common.constraints.tools import plan
-from common.constraints.verify import validator
 from common.door.template import RefusedError
 from common.errors import InvalidRequestError
 from common.toolformat import ToolFormat, ToolPlan, instructions
@@ -62,7 +63,7 @@ def _lowered(tools: Sequence[Tool]) -> tuple[dict[str, dict[str, Any]], tuple[No
         try:
             lowered[name], found, asked = enforceable(function["parameters"], strict=bool(function.get("strict")))
             if mode_of(found) == "wide":
-                validator(asked)
+                validator(json.loads(asked))
                 looked_at[name] = asked
         except RefusedConstraintError as refused:
             raise _refused(name, at, refused.message, refused.pointer) from None

@@ -8,7 +8,7 @@ import json
 import sys
 from pathlib import Path
 
-PARTS = ("engine", "transport", "peers", "whole", "schemas", "tools")
+PARTS = ("engine", "transport", "peers", "whole", "schemas", "tools", "attacks")
 OUT = Path("build") / "bench.json"
 
 

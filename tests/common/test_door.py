@@ -347,7 +347,7 @@ children = Children(1)
 def length(text):
     prompt = {"ids": None, "turns": None, "text": text, "budget": None, "echo": None, "has_offsets": False}
     question = {"folder": sys.argv[1], "most": 10**9, "vocabulary": 300, "prompts": [prompt]}
-    question |= {"hint": None, "form": None, "wanted": None, "tools": None}
+    question |= {"hint": None, "form": None, "tools": None, "as": None}
     return len(children.ask(question)["prompts"][0]["ids"])
 length("warm")
 with gevent.Timeout(0.001, exception=False):

@@ -1,5 +1,6 @@
 """Answers under a constraint: they fit, whoever runs beside them, on both paths and after any cut."""
 
+import itertools
 import json
 from collections.abc import Callable
 from typing import Any
@@ -9,12 +10,13 @@ import pytest
 import torch
 from llguidance import LLMatcher
 
+from common.constraints.build import from_regex
 from common.constraints.spec import Constraint
 from common.jobs import Delta, Failed, Job, Sampling
 from tests.builders import a_job
 from tests.worker import tiny
 from tests.worker.claims import BYTES, Notes, a_claim, an_engine, answers, finish, read, spelled
-from worker.constraints.matcher import Compiler
+from worker.constraints.matcher import Compiler, Row
 from worker.constraints.tokenizer import engine_tokenizer, spells
 from worker.engine.packed import PackedModel
 from worker.engine.rowbatch import RowModel
@@ -194,6 +196,32 @@ def test_a_constraint_that_breaks_in_the_middle_fails_its_job_alone_and_never_lo
     assert len(said) == 4
     assert notes.tokens(mate) == answers(MAKERS[path](), a_claim(mate)).tokens(mate)
     assert engine.counters["failed"] == 1
+
+
+class _Slowed(Compiler):
+    """Its rows count on a clock that goes on by so much whenever it is looked at."""
+
+    def __init__(self, tokenizer: Any, tick: float) -> None:
+        super().__init__(tokenizer)
+        self._ticks = (tick * at for at in itertools.count())
+
+    def row(self, constraint: Constraint) -> Row:
+        return Row(super().row(constraint)._matcher, self._ticks.__next__)
+
+
+@pytest.mark.parametrize("path", MAKERS)
+@pytest.mark.parametrize(("tick", "is_broken"), [(0.019, False), (0.021, True), (1.0, True)])
+def test_a_constraint_that_holds_up_the_others_again_and_again_fails_alone(
+    path: str, *, tick: float, is_broken: bool
+) -> None:
+    model, slow, mate = MAKERS[path](), _job(from_regex("[ab]{60}")), _job(None, 2)
+    model.compiler = _Slowed(model.compiler._tokenizer, tick)
+
+    notes = answers(model, a_claim(slow), a_claim(mate))
+
+    last = notes.events[slow.id][-1]
+    assert (isinstance(last, Failed) and last.code == "constraint_failed") == is_broken
+    assert notes.tokens(mate) == answers(MAKERS[path](), a_claim(mate)).tokens(mate)
 
 
 def test_literals_that_spell_special_tokens_are_written_with_ordinary_ones() -> None:

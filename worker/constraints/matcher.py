@@ -1,8 +1,9 @@
 """What may come next under a constraint: one matcher for each sequence, copied from one that was compiled once."""
 
 import threading
+import time
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
@@ -18,18 +19,22 @@ from worker.models.pieces import Pieces
 
 _KEPT = 256  # compiled constraints
 _WORD = 32  # tokens in one number of a mask
+_SLOW_S = 0.02  # of processor time for one step: all who run beside it wait
+_SLOW = 5  # times so long may be used in all
 log = telemetry.logger("constraints")
 
 
 class Row:
-    """One sequence's place in its constraint."""
+    """One sequence's place in its constraint; one that holds up the others again and again is given up."""
 
-    def __init__(self, matcher: LLMatcher) -> None:
-        self._matcher = matcher
+    def __init__(self, matcher: LLMatcher, clock: Callable[[], float] = time.thread_time) -> None:
+        """``clock`` counts what this thread computes."""
+        self._matcher, self._clock = matcher, clock
+        self._slow = 0
 
     def clone(self) -> "Row":
         """Another sequence at the same place."""
-        return Row(self._matcher.deep_copy())
+        return Row(self._matcher.deep_copy(), self._clock)
 
     @property
     def is_done(self) -> bool:
@@ -38,22 +43,34 @@ class Row:
 
     def fill(self, mask: Any) -> None:
         """Bits of the tokens that may come, into an array [ceil(V / 32)] of int32. Raises BrokenConstraintError."""
+        began = self._clock()
         self._matcher.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
+        self._count(began)
         self.check()
 
     def advance(self, token: int) -> None:
         """It came. Raises BrokenConstraintError."""
+        began = self._clock()
         self._matcher.consume_token(token)
+        self._count(began)
         self.check()
 
     def forced(self) -> list[int]:
         """What must come next, spelled as the tokenizer would; often nothing."""
-        return list(self._matcher.compute_ff_tokens())
+        began = self._clock()
+        tokens = list(self._matcher.compute_ff_tokens())
+        self._count(began)
+        return tokens
 
     def check(self) -> None:
-        """Raises BrokenConstraintError where the engine gave up; that stays so."""
+        """Raises BrokenConstraintError where the engine gave up, or where we do; that stays so."""
         if error := self._matcher.get_error():
             raise BrokenConstraintError(error)
+        if self._slow > _SLOW:
+            raise BrokenConstraintError("its masks take too long")
+
+    def _count(self, began: float) -> None:
+        self._slow += int((self._clock() - began) / _SLOW_S)
 
 
 def compiler(tokenizer: Tokenizer, pieces: Pieces, config: Any, end_ids: Collection[int]) -> "Compiler | None":

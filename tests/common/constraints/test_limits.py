@@ -1,5 +1,6 @@
 """What is refused before anything looks at it closely."""
 
+import json
 from typing import Any
 
 import pytest
@@ -44,6 +45,14 @@ BEYOND: dict[str, tuple[Any, str]] = {
     "infinity": ({"minimum": float("inf")}, ""),
     "no schema": ([], ""),
     "an enum that is none": ({"enum": 1}, "enum"),
+    "a length in words": ({"items": {"minLength": "five"}}, "minLength"),
+    "a keyword's value behind a pointer": ({"x": {"format": 5}, "$ref": "#/x"}, "format"),
+    "values behind a pointer": ({"x": {"enum": list(range(limits.VALUES + 1))}, "$ref": "#/x"}, "enum"),
+    "a part in an unknown dialect": ({"items": {"$schema": "https://schema.invalid/mine"}}, "$schema"),
+    "a part of another draft": (
+        {"items": {"$id": "a", "$schema": "http://json-schema.org/draft-04/schema#"}},
+        "$schema",
+    ),
 }
 
 
@@ -65,6 +74,7 @@ def test_each_bound_is_kept(what: str) -> None:
         {"properties": {"n": {"$ref": "#"}}},
         {"$defs": {"a": {"items": {"$ref": "#/$defs/b"}}, "b": {"items": {"$ref": "#/$defs/a"}}}},
         {"properties": {str(at): {} for at in range(2_000)}, "required": [str(at) for at in range(1_500)]},
+        {"items": {"$id": "a", "$schema": "https://json-schema.org/draft/2020-12/schema"}},
         True,
     ],
 )
@@ -88,6 +98,14 @@ def test_other_kinds_have_bounds_too() -> None:
         lambda: limits.bounded_choices(("a",) * (limits.CHOICES + 1)),
         lambda: limits.bounded_grammar(rules),
         lambda: limits.bounded_grammar("#" * (limits.GRAMMAR + 1)),
+        lambda: limits.bounded_grammar(f"start: %json {json.dumps(_chain(limits.REFERENCES + 1))}"),
+        lambda: limits.bounded_grammar('start: %json {"x-guidance": {"lenient": true}}'),
     ):
         with pytest.raises(RefusedConstraintError):
             refused()
+
+
+def test_a_grammar_may_hold_schemas_that_keep_the_bounds() -> None:
+    text = 'start: %json {"x-guidance": {"whitespace_flexible": false}, "const": 1} "%json {" other'
+
+    assert limits.bounded_grammar(text) == text
