@@ -46,3 +46,22 @@ def test_each_draft_is_looked_at_as_what_it_is(schema: Any, good: Any, bad: Any)
 
 def test_text_that_is_no_json_does_not_fit() -> None:
     assert errors("{}", "{") == ("",)
+
+
+def test_text_that_is_too_deep_to_be_looked_at_is_not_called_valid() -> None:
+    deep = "[" * 100_000 + "]" * 100_000
+
+    assert errors("{}", deep) == ("",)
+
+
+@pytest.mark.parametrize(
+    ("schema", "is_fine"),
+    [
+        ({"type": "number"}, True),
+        ({"not": {"type": "integer"}}, False),
+        ({"maximum": 5}, False),
+        ({"minimum": 5}, True),
+    ],
+)
+def test_a_number_that_no_float_holds_is_looked_at_as_a_number(schema: Any, *, is_fine: bool) -> None:
+    assert (errors(json.dumps(schema), "1e999") == ()) == is_fine
