@@ -7,11 +7,14 @@ from functools import cache
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from worker.engine.sequence import BrokenConstraintError, Row
 
-_WORD = 32  # tokens in one number
+_WORD, _BYTE = 32, 8  # tokens in one number
+_MOST = np.where(np.arange(256)[:, None] >> np.arange(_BYTE) & 1, np.inf, -np.inf).astype(np.float32)  # of each byte's
+_Floats = NDArray[np.float32]
 
 
 @cache
@@ -41,7 +44,24 @@ class Masks:
         if self._filled is None:
             return
         self._filled.result()
-        allowed = np.unpackbits(self._bits.view(np.uint8), axis=1, bitorder="little")  # [r, 32 * words]
-        hidden = torch.from_numpy(allowed[:, : logits.shape[1]] == 0).to(logits.device)
-        for at, row in zip(self._at, hidden, strict=True):
-            logits[at].masked_fill_(row, -torch.inf)
+        eighths = self._bits.view(np.uint8)  # [r, 4 * words]
+        if logits.device.type == "cpu" and logits.dtype == torch.float32:
+            _lower(logits.detach().numpy(), self._at, eighths)
+        else:
+            _lower_elsewhere(logits, self._at, eighths)
+
+
+def _lower(logits: _Floats, at: Sequence[int], eighths: NDArray[np.uint8]) -> None:
+    """Row by row, so that it stays near; torch has nothing for bits, and fills scattered places slowly."""
+    most = np.empty((eighths.shape[1], _BYTE), np.float32)
+    for row, bits in zip(at, eighths, strict=True):
+        _MOST.take(bits, axis=0, out=most, mode="clip")
+        np.minimum(logits[row], most.reshape(-1)[: logits.shape[1]], out=logits[row])
+
+
+def _lower_elsewhere(logits: Tensor, at: Sequence[int], eighths: NDArray[np.uint8]) -> None:
+    """On a device that is sent bits, and in any precision."""
+    bits = torch.from_numpy(eighths).to(logits.device).int()
+    most = torch.from_numpy(_MOST).to(logits)[bits].view(len(at), -1)[:, : logits.shape[1]]  # [r, V]
+    rows = torch.tensor(at, device=logits.device)
+    logits[rows] = torch.minimum(logits[rows], most)
