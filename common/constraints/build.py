@@ -4,6 +4,7 @@ import json
 import re
 from typing import Any
 
+from common.constraints.check import compiled
 from common.constraints.limits import bounded, bounded_choices, bounded_grammar, bounded_regex
 from common.constraints.lower import lower
 from common.constraints.patterns import PatternError, refuse_beyond_regular
@@ -108,7 +109,5 @@ def _json_grammar(schema: dict[str, Any]) -> str:
 
 def _hopeless(grammar: str, given_up: frozenset[str]) -> frozenset[str]:
     """More keywords without which the engine may take it."""
-    import llguidance
-
-    said = llguidance.LLMatcher.validate_grammar(grammar)
+    said = compiled(grammar, ()).get_error()
     return frozenset(next((names for sign, names in _GIVEN_UP if sign in said and not names <= given_up), ()))

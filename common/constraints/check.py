@@ -11,6 +11,7 @@ from common.constraints.dialect import validator
 from common.constraints.spec import Constraint, RefusedConstraintError, ended
 
 ITEMS = 20_000  # in a row of the parser; a thousand optional properties need more than the engine's 2,000
+STEP_ITEMS = 200_000  # of one mask, some 5 ms; with a large vocabulary real schemas need more than the engine's 50,000
 _NONE: Mapping[int, str] = MappingProxyType({})
 
 
@@ -46,14 +47,21 @@ def limits() -> Any:
     """What a parser may use, here and in the worker."""
     import llguidance
 
-    return llguidance.LLParserLimits(max_items_in_row=ITEMS, verbose_errors=False)
+    return llguidance.LLParserLimits(max_items_in_row=ITEMS, step_max_items=STEP_ITEMS, verbose_errors=False)
+
+
+@lru_cache(maxsize=1)
+def compiled(grammar: str, special: tuple[tuple[int, str], ...]) -> Any:
+    """Ready to be followed, or in error; the last one is kept, because whoever made it checks it next."""
+    import llguidance
+
+    return llguidance.LLMatcher(tokenizer(special), grammar, log_level=0, limits=limits())
 
 
 def check(constraint: Constraint, special: Mapping[int, str] = _NONE) -> None:
     """Compiles it and asks for the first mask; ``special``: the model's. Raises RefusedConstraintError."""
-    import llguidance
-
-    matcher = llguidance.LLMatcher(tokenizer(tuple(special.items())), constraint.grammar, log_level=0, limits=limits())
+    named = () if constraint.kind == "json" else tuple(special.items())  # JSON names none
+    matcher = compiled(constraint.grammar, named)
     if not matcher.is_error():
         matcher.compute_bitmask()
     if matcher.is_error():

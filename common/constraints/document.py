@@ -23,6 +23,7 @@ _ONE: tuple[str, ...] = (
 _ONE += ("propertyNames", "then", "unevaluatedItems", "unevaluatedProperties")
 _LISTS = ("allOf", "anyOf", "items", "oneOf", "prefixItems")
 _MAPS = ("$defs", "definitions", "dependencies", "dependentSchemas", "patternProperties", "properties")
+_ALL = frozenset((*_ONE, *_LISTS, *_MAPS))
 _DRAFTS = {"draft-04": 4, "draft-06": 6, "draft-07": 7, "draft/2019-09": 2019, "draft/2020-12": 2020}
 
 
@@ -41,6 +42,8 @@ def escaped(name: str) -> str:
 
 def subschemas(schema: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     """Each with its pointer from here; only what is a schema: no const, no unknown keyword."""
+    if _ALL.isdisjoint(schema):  # most are leaves, and are asked often
+        return
     for keyword in _ONE:
         if isinstance(schema.get(keyword), dict | bool):
             yield f"/{keyword}", schema[keyword]

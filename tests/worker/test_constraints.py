@@ -3,12 +3,14 @@
 import itertools
 import json
 from collections.abc import Callable
+from itertools import product
+from string import ascii_lowercase
 from typing import Any
 
 import jsonschema_rs
 import pytest
 import torch
-from llguidance import LLMatcher
+from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 
 from common.constraints.build import from_regex
 from common.constraints.spec import Constraint
@@ -257,6 +259,38 @@ def test_outlines_and_generate_hold_to_the_same(count: int) -> None:
     texts = [read([token for token in row.tolist() if token < _END]) for row in told[:, ids.shape[1] :]]
     assert all(jsonschema_rs.is_valid(SCHEMA, json.loads(text)) for text in texts)
     assert len(texts) == count
+
+
+class _Triples:
+    """A large vocabulary: single bytes, an end, and all that three letters spell."""
+
+    bos_token_id = None
+    eos_token_id = _END
+    special_token_ids = (_END,)
+
+    def __init__(self) -> None:
+        triples = map("".join, product(ascii_lowercase, repeat=3))
+        self.tokens = [*(bytes([byte]) for byte in range(256)), b"</s>", *map(str.encode, triples)]
+
+    def __call__(self, text: bytes) -> list[int]:
+        return list(text)
+
+
+def test_a_mask_may_take_many_items_of_the_parser() -> None:
+    """As real schemas do with a large vocabulary, where the engine would give up by itself."""
+    letters = " | ".join(f'"{letter}"' for letter in ascii_lowercase[:16])
+    constraint = Constraint("grammar", LLMatcher.grammar_from_lark(f"start: x*\nx: {letters}"))
+    tokens = LLTokenizer(TokenizerWrapper(_Triples()))
+    assert "Too many items" in _said(LLMatcher(tokens, constraint.grammar, log_level=0))
+
+    row = Compiler(tokens).row(constraint)
+
+    row.advance(tokens.tokenize_bytes(b"a")[0])
+
+
+def _said(matcher: LLMatcher) -> str:
+    matcher.compute_bitmask()
+    return str(matcher.get_error())
 
 
 def test_tokens_that_are_the_bytes_of_a_text_are_known_as_such() -> None:
