@@ -8,7 +8,7 @@ import json
 import sys
 from pathlib import Path
 
-PARTS = ("engine", "transport", "peers", "whole", "schemas", "tools", "attacks", "samples")
+PARTS = ("engine", "constrained", "transport", "peers", "whole", "schemas", "tools", "attacks", "samples")
 OUT = Path("build") / "bench.json"
 
 

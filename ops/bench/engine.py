@@ -24,16 +24,17 @@ from worker.engine.engine import Engine, Output
 from worker.engine.packed import PackedModel
 from worker.engine.sampler import Sampler
 from worker.engine.sequence import Bounds, Draw
+from worker.engine.text import Speech
 from worker.models.linears import alike, pack
 
 _ROUNDS = 3
 _COUNTS = (1, 4, 16, 32, 64)  # sequences at once
-_STEPS = 32  # of decoding
+STEPS = 32  # of decoding
 NEW = 64  # tokens of an answer
 _ALONE = 2  # answers one by one
 _CONTEXT = 1024
 _ROOM, _GPU_ROOM = 2**29, 2**33  # bytes of keys and values
-_VOCABULARY, _WIDE = 16384, 151_936
+VOCABULARY, _WIDE = 16384, 151_936
 _LENGTHS = (50, 101)  # of prompts
 _SLOTS = 32
 _SHARED = 480  # tokens that prompts have in common
@@ -132,9 +133,9 @@ def _moments() -> dict[str, float]:
     shared, loop = prompts(1, (_SHARED, _SHARED + 1))[0], prompts(1, (12, 13))[0] * 8
     found = medians(
         {
-            "first": lambda: _first_s(_engine(ours, ()), (*shared, 5)),
+            "first": lambda: _first_s(an_engine(ours, ()), (*shared, 5)),
             "again": lambda: _again_s(ours, shared),
-            "idle": lambda: _first_s(_engine(ours, ()), loop),
+            "idle": lambda: _first_s(an_engine(ours, ()), loop),
             "loaded": lambda: _loaded_s(ours, loop),
             "guessing": lambda: answers(_circular(ours), [loop], Sampling(NEW * 4, 0.0)),
             "plain": lambda: answers(_circular(ours), [loop], Sampling(NEW * 4, 0.0, bias=((1, 0.0),))),
@@ -161,7 +162,7 @@ def medians(
     return {name: statistics.median(values) for name, values in found.items()}
 
 
-def network(vocabulary: int = _VOCABULARY) -> Any:
+def network(vocabulary: int = VOCABULARY) -> Any:
     """32 M parameters of Qwen3's kind and random weights, as transformers makes it."""
     torch.manual_seed(0)
     config = Qwen3Config(
@@ -191,7 +192,7 @@ def laid_out(model: Any) -> Any:
 def prompts(count: int, lengths: tuple[int, int] = _LENGTHS) -> list[Prompt]:
     """Ragged ones."""
     drawn = random.Random(0)
-    return [tuple(drawn.randrange(1, _VOCABULARY) for _ in range(drawn.randrange(*lengths))) for _ in range(count)]
+    return [tuple(drawn.randrange(1, VOCABULARY) for _ in range(drawn.randrange(*lengths))) for _ in range(count)]
 
 
 def _circular(model: Any) -> Any:
@@ -211,26 +212,26 @@ def forward(model: Any, count: int, clock: Clock = time.process_time) -> float:
     )
     model(input_ids=prompt, past_key_values=cache, logits_to_keep=1)
     began = clock()
-    for _ in range(_STEPS):
+    for _ in range(STEPS):
         model(input_ids=ids, past_key_values=cache)
-    return count * _STEPS / (clock() - began)
+    return count * STEPS / (clock() - began)
 
 
 def decode(model: Any, asked: Sequence[Prompt], *samplings: Sampling, clock: Clock = time.process_time) -> float:
     """The same of whole engine steps, text and events included."""
-    engine = _engine(model, _claims(asked, *samplings), max(_SLOTS, len(asked)))
+    engine = an_engine(model, claims_of(asked, *samplings), max(_SLOTS, len(asked)))
     while engine.counters["prefilled_tokens"] < sum(map(len, asked)):
         engine.step()
     before = engine.counters["generation_tokens"]
     began = clock()
-    for _ in range(_STEPS):
+    for _ in range(STEPS):
         engine.step()
     return (engine.counters["generation_tokens"] - before) / (clock() - began)
 
 
 def answers(model: Any, asked: Sequence[Prompt], sampling: Sampling, clock: Clock = time.process_time) -> float:
     """The same of whole answers, prompts included."""
-    engine = _engine(model, _claims(asked, sampling), max(_SLOTS, len(asked)))
+    engine = an_engine(model, claims_of(asked, sampling), max(_SLOTS, len(asked)))
     began = clock()
     while engine.stalled_s() is not None:
         engine.step()
@@ -261,7 +262,7 @@ def _continuous(model: Any, asked: Sequence[Prompt], new: int = NEW, **sampling:
 
 def _first_s(engine: Engine, prompt: Prompt) -> float:
     """CPU seconds to the first token of a request."""
-    (claim,) = _claims([prompt], GREEDY)
+    (claim,) = claims_of([prompt], GREEDY)
     said = _Listener(claim.job.id)
     engine._sink = said  # noqa: SLF001  it looks for one job only
     began = time.process_time()
@@ -273,14 +274,14 @@ def _first_s(engine: Engine, prompt: Prompt) -> float:
 
 def _again_s(model: Any, shared: Prompt) -> float:
     """The same behind a beginning that was read before."""
-    engine = _engine(model, ())
+    engine = an_engine(model, ())
     _first_s(engine, (*shared, 5))
     return _first_s(engine, (*shared, 6))
 
 
 def _loaded_s(model: Any, prompt: Prompt) -> float:
     """The same while a batch fills all slots."""
-    engine = _engine(model, _claims(prompts(_LOADED), GREEDY, cls="batch"), _LOADED)
+    engine = an_engine(model, claims_of(prompts(_LOADED), GREEDY, cls="batch"), _LOADED)
     while engine.counters["generation_tokens"] < 2 * _LOADED:
         engine.step()
     return _first_s(engine, prompt)
@@ -300,16 +301,22 @@ def _sampler_ms() -> float:
     return medians({"sampler": run}, rounds=9)["sampler"]
 
 
-def _engine(model: Any, claims: Iterable[Claim], slots: int = _SLOTS) -> Engine:
+def an_engine(
+    model: Any, claims: Iterable[Claim], slots: int = _SLOTS, speech: Speech | None = None, compiler: Any = None
+) -> Engine:
+    """With these claims; ``compiler``: of constraints, for the tokens that ``speech`` knows."""
     model.set_attn_implementation("sdpa")  # the model tests itself against its own attention
     room = _ROOM if model.device.type == "cpu" else _GPU_ROOM
-    engine = Engine(PackedModel(model, _Letters(), Bounds(_CONTEXT, ()), slots, lambda _: room), _forget)
+    served = PackedModel(model, speech or _Letters(), Bounds(_CONTEXT, ()), slots, lambda _: room)
+    served.compiler = compiler
+    engine = Engine(served, _forget)
     for claim in claims:
         engine.add(claim)
     return engine
 
 
-def _claims(asked: Sequence[Prompt], *samplings: Sampling, cls: Class = "interactive") -> list[Claim]:
+def claims_of(asked: Sequence[Prompt], *samplings: Sampling, cls: Class = "interactive") -> list[Claim]:
+    """A job for each prompt."""
     pairs = enumerate(zip(asked, cycle(samplings), strict=False), 1)
     jobs = (_job(prompt, sampling, seed, cls) for seed, (prompt, sampling) in pairs)
     return [Claim(job, epoch=1, attempts=0, seq=0, said=()) for job in jobs]
