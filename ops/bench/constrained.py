@@ -20,7 +20,7 @@ from common.constraints.spec import Constraint
 from common.jobs import Sampling
 from common.ledger.replies import Claim
 from ops.bench import door, masks, vocabulary
-from ops.bench.engine import NEW, STEPS, VOCABULARY, an_engine, claims_of, laid_out, network, prompts
+from ops.bench.engine import NEW, VOCABULARY, an_engine, claims_of, laid_out, network, prompts
 from worker.constraints.matcher import Compiler
 from worker.constraints.tokenizer import engine_tokenizer
 from worker.engine import memory
@@ -28,7 +28,7 @@ from worker.engine.engine import Engine
 from worker.models.pieces import Pieces
 
 _ROUNDS = 5
-_LONG = 512  # tokens: no answer ends while steps are counted
+_LONG = 512  # tokens: no answer ends while tokens are counted
 _MANY = 1_000  # more than an answer has room for
 
 _RECORD = {
@@ -74,9 +74,9 @@ class Spent:
 class Bench:
     """The engine, again and again."""
 
-    def __init__(self, model: Any, spoken: Tokenizer, count: int = 32, steps: int = STEPS, new: int = NEW) -> None:
-        """``count``: sequences; ``steps``: decode steps that are counted; ``new``: tokens of a whole answer."""
-        self._model, self._steps, self._new = model, steps, new
+    def __init__(self, model: Any, spoken: Tokenizer, count: int = 32, new: int = NEW) -> None:
+        """``count``: sequences; ``new``: tokens of each that are counted."""
+        self._model, self._new = model, new
         self._pieces = Pieces(spoken)
         self._tokens = engine_tokenizer(spoken, self._pieces, VOCABULARY, (vocabulary.end(spoken),))
         self._asked = prompts(count)
@@ -103,15 +103,17 @@ class Bench:
         }
 
     def _decode(self, constraints: Sequence[Constraint], temperature: float) -> Spent:
-        """Steps in which nobody reads a prompt any more."""
+        """As many tokens as whole answers have, when nobody reads a prompt any more."""
         engine = self._engine()
         for claim in self._claims(constraints, Sampling(_LONG, temperature)):
             engine.add(claim)
         while engine.counters["prefilled_tokens"] < sum(map(len, self._asked)):
             engine.step()
 
+        enough = engine.counters["generation_tokens"] + len(self._asked) * self._new
+
         def run() -> None:
-            for _ in range(self._steps):
+            while engine.counters["generation_tokens"] < enough:
                 engine.step()
 
         return _spent(engine, run)

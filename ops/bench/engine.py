@@ -29,7 +29,7 @@ from worker.models.linears import alike, pack
 
 _ROUNDS = 3
 _COUNTS = (1, 4, 16, 32, 64)  # sequences at once
-STEPS = 32  # of decoding
+_STEPS = 32  # of decoding
 NEW = 64  # tokens of an answer
 _ALONE = 2  # answers one by one
 _CONTEXT = 1024
@@ -212,9 +212,9 @@ def forward(model: Any, count: int, clock: Clock = time.process_time) -> float:
     )
     model(input_ids=prompt, past_key_values=cache, logits_to_keep=1)
     began = clock()
-    for _ in range(STEPS):
+    for _ in range(_STEPS):
         model(input_ids=ids, past_key_values=cache)
-    return count * STEPS / (clock() - began)
+    return count * _STEPS / (clock() - began)
 
 
 def decode(model: Any, asked: Sequence[Prompt], *samplings: Sampling, clock: Clock = time.process_time) -> float:
@@ -224,7 +224,7 @@ def decode(model: Any, asked: Sequence[Prompt], *samplings: Sampling, clock: Clo
         engine.step()
     before = engine.counters["generation_tokens"]
     began = clock()
-    for _ in range(STEPS):
+    for _ in range(_STEPS):
         engine.step()
     return (engine.counters["generation_tokens"] - before) / (clock() - began)
 

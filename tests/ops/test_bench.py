@@ -31,7 +31,7 @@ def test_constrained_answers_are_measured_against_free_ones(spoken: Tokenizer) -
     model = Qwen3ForCausalLM(Qwen3Config(**shape)).eval()
 
     with torch.inference_mode():
-        figures = constrained.Bench(model, spoken, count=4, steps=6, new=12).measure(rounds=1, warming=0)
+        figures = constrained.Bench(model, spoken, count=4, new=12).measure(rounds=1, warming=0)
 
     assert len(figures) == 15
     assert min(figure for name, figure in figures.items() if not name.endswith("percent")) > 0
