@@ -1,29 +1,43 @@
 """Arguments in tags, one by one: ``common/toolformat.py`` has the literals, the tool's schema the types."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from typing import Any
 
 from common.constraints.build import quoted
 from common.constraints.lark import literal, regex, rule_of
-from common.toolformat import Tags, ToolFormat, is_special
+from common.toolformat import HOLES, ToolFormat, is_special
 
 Schema = dict[str, Any]
 
 _SAID = {"title", "description", "default", "examples", "$comment", "deprecated", "readOnly", "writeOnly", "$schema"}
-_ROOT = _SAID | {"type", "properties", "required", "additionalProperties", "$defs", "definitions"}
+_ROOT = _SAID | {"type", "properties", "required", "additionalProperties", "$defs", "definitions", "x-guidance"}
 _STRING = _SAID | {"type", "minLength", "maxLength"}
 _LONGEST = 10_000  # characters that are counted in a string which is written as it is
-_CHAINED = 200  # arguments with a separator between them: each is a rule that names the next
+_MOST = 200  # arguments of a tool: each is a rule, which may name the next, and a branch of the splitter's pattern
 
 
-def is_beyond(schema: Schema, tags: Tags) -> bool:
+def is_beyond(schema: Schema, form: ToolFormat) -> bool:
     """Whether tags cannot say such arguments."""
     listed = schema.get("properties", {})
+    others = schema.get("additionalProperties", None if "properties" in schema else True)
     return (
         not schema.keys() <= _ROOT
+        or others not in (None, False)
         or any(key not in listed or listed[key] is False for key in schema.get("required", ()))
         or any(not ref.startswith(("#/$defs/", "#/definitions/")) for ref in _references(schema))
-        or bool(tags.separator and len(listed) > _CHAINED)
+        or len(listed) > _MOST
+        or not _are_told_apart(kinds(schema, form), form)
+    )
+
+
+def _are_told_apart(keys: Mapping[str, bool], form: ToolFormat) -> bool:
+    """Whether each key is read as itself: it spells no token, and is not the beginning of another with its tag."""
+    assert form.tags is not None  # noqa: S101  only this family has any
+    before = {False: form.tags.json[0], True: form.tags.text[0]}
+    begins = sorted(key + before[is_text] for key, is_text in keys.items())
+    return not any(later.startswith(one) for one, later in pairwise(begins)) and not any(
+        is_special(one) or one in HOLES for key in keys for one in form.coded(key)
     )
 
 

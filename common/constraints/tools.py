@@ -66,7 +66,7 @@ def _fitting(form: ToolFormat, schemas: Mapping[str, Schema], answer: Schema | N
     """Our own format where the model's cannot say it."""
     if form.is_bare and answer is not None:
         return own(form)  # a JSON answer could not be told from a call
-    if form.tags is not None and any(is_beyond(schema, form.tags) for schema in schemas.values()):
+    if form.tags is not None and any(is_beyond(schema, form) for schema in schemas.values()):
         return own(form)
     return form
 

@@ -106,6 +106,14 @@ def test_the_system_says_what_the_template_does_not(ask: Ask, name: str) -> None
     assert prompt.count('"name": "now"') == 1
 
 
+@pytest.mark.parametrize("name", ["tags of words", "tags with tokens", "tags that a line parts"])
+def test_arguments_in_tags_stay_in_tags(ask: Ask, name: str) -> None:
+    made = ask(name).tools
+
+    assert made is not None
+    assert (made.format.family, made.tools) == ("tagged", {"weather": {"city": True}, "now": {}})
+
+
 def test_what_a_job_may_call_travels_with_it(ask: Ask) -> None:
     job = ask("objects between tokens")
 

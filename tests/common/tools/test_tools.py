@@ -194,6 +194,32 @@ def test_arguments_that_tags_cannot_say_are_written_in_our_own_format() -> None:
 
 
 @pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "object", "properties": {"\ue000": {"type": "string"}}},
+        {"type": "object", "properties": {"<call>": {"type": "string"}}},
+        {"type": "object", "properties": {"a": {"type": "string"}, "a:<q>b": {"type": "string"}}},
+        {"type": "object", "properties": {f"k{at}": {} for at in range(201)}},
+        {"type": "object", "additionalProperties": {"type": "string"}},
+        {"type": "object"},
+    ],
+)
+def test_keys_that_tags_could_not_tell_apart_are_written_in_our_own_format(schema: dict[str, Any]) -> None:
+    assert a_plan("tags with tokens", lowered={"one": schema}).format.family == "own"
+
+
+@pytest.mark.parametrize("key", ["", "a b", 'q"', "n\nl", "é", "😀", "</in>", "a:", "\u2028"])
+def test_odd_keys_come_back(key: str) -> None:
+    schema = {"type": "object", "properties": {key: {"type": "string"}}, "required": [key]}
+    made = plan([a_tool("one")], "required", FORMS["tags with tokens"], lowered={"one": schema})
+    said = pieces(f"<call>do:one{{{key}:<q>v<q>}}</call>")
+
+    assert made.format.family == "tagged"
+    assert is_allowed(made, said)
+    assert joined(split(made, said)) == ("", [("one", json.dumps({key: "v"}, ensure_ascii=False), True)])
+
+
+@pytest.mark.parametrize(
     "choice", ["nobody", {"type": "function", "function": {"name": "nobody"}}, {"type": "tool"}, 7]
 )
 def test_a_choice_that_cannot_be_met_is_refused(choice: Any) -> None:

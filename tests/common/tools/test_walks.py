@@ -6,6 +6,7 @@ from collections import Counter
 import jsonschema_rs
 import pytest
 
+from common.constraints.build import enforceable
 from common.constraints.tools import plan
 from common.toolformat import ToolPlan
 from tests.common.tools.asked import a_choice, a_request
@@ -25,7 +26,8 @@ def test_calls_name_known_tools_with_arguments_that_fit(name: str) -> None:
         tools, schemas = a_request(rng)
         names = [tool["function"]["name"] for tool in tools]
         choice, policy = a_choice(rng, names), list(POLICIES.values())[at % len(POLICIES)]
-        made = plan(tools, choice, FORMS[name], lowered=schemas, parallel=rng.random() < 0.7)
+        lowered = {called: enforceable(schema)[0] for called, schema in schemas.items()}
+        made = plan(tools, choice, FORMS[name], lowered=lowered, parallel=rng.random() < 0.7)
         made = ToolPlan.decode(made.encode())
 
         said = walked(made, policy, rng)
