@@ -17,6 +17,7 @@ from common.settings import Limits
 R = TypeVar("R", bound="Request")
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _MOST_MARKS = 2**18  # outside of strings: bounds how long one body holds up all others of its process
+_MOST_INNER = 64  # levels of JSON that stands in a text
 _NO_MARKS = bytes(set(range(256)) - set(b"{}[],:"))
 _HALVES = (b"\\ud", b"\\uD", b"\xed")  # without these there is no half character
 _UNSUPPORTED = "unsupported_parameter"
@@ -94,6 +95,17 @@ def read_object(body: bytes, limits: Limits) -> dict[str, Any]:
     if any(half in body for half in _HALVES):
         _refuse_surrogates(raw)
     return raw
+
+
+def read_inner(text: str) -> Any:
+    """JSON that stands in a text of a body. Raises ValueError for what is none, or could not stand in a body itself."""
+    try:
+        _refuse_shape(text.encode("utf-8", "surrogatepass"), _MOST_INNER)
+        value = json.loads(text, parse_constant=_no_constant)
+        _refuse_surrogates(value)
+    except InvalidRequestError as error:
+        raise ValueError(error.message) from None
+    return value
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

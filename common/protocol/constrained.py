@@ -7,7 +7,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from common.constraints.spec import Wanted
 from common.errors import InvalidRequestError
-from common.protocol.base import Request
+from common.protocol.base import Request, read_inner
 
 _STRICT = ConfigDict(frozen=True, strict=True, extra="forbid", hide_input_in_errors=True, populate_by_name=True)
 Schema = dict[str, Any] | bool | str
@@ -20,8 +20,8 @@ def from_text(value: Any) -> Any:
         return None
     if isinstance(value, str):
         try:
-            return json.loads(value)
-        except (ValueError, RecursionError):
+            return read_inner(value)
+        except ValueError:
             raise ValueError("it is a text that is no JSON") from None
     return value
 

@@ -1,10 +1,11 @@
 """The turns of a conversation: who may say what, and how chat templates want it."""
 
-import json
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationInfo, field_validator
+
+from common.protocol.base import read_inner
 
 _LATER_PARTS = {"image_url", "input_audio", "file"}
 _EMPTY = {"annotations", "audio", "function_call", "reasoning", "reasoning_content", "refusal"}  # as SDKs put them back
@@ -69,8 +70,8 @@ class ToolCall(BaseModel):
     def plain(self) -> dict[str, Any]:
         """As chat templates want it: arguments as an object where they are one."""
         try:
-            arguments = json.loads(self.function.arguments)
-        except (ValueError, RecursionError):
+            arguments = read_inner(self.function.arguments)
+        except ValueError:
             arguments = None
         told = arguments if isinstance(arguments, dict) else self.function.arguments
         return {"id": self.id, "type": self.type, "function": {"name": self.function.name, "arguments": told}}

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from common.constraints.spec import Wanted
+from common.errors import InvalidRequestError
 from common.protocol.chat import ChatRequest
 
 SCHEMA = {"type": "object"}
@@ -73,3 +74,13 @@ def test_a_line_tells_the_model_what_it_cannot_see(
 
     assert asked.hint(always=True) == hint
     assert asked.hint(always=False) == (None if is_always_only else hint)
+
+
+@pytest.mark.parametrize("text", ["{", '{"const": NaN}', '{"const": "\\ud800"}', '{"not":' * 65 + "{}" + "}" * 65])
+def test_a_schema_in_a_text_is_held_to_what_holds_for_bodies(text: str) -> None:
+    function = {"name": "f", "parameters": text}
+    asks: list[dict[str, Any]] = [{"guided_json": text}, {"tools": [{"type": "function", "function": function}]}]
+    for body, param in zip(asks, ("guided_json", "tools[0].function.parameters"), strict=True):
+        with pytest.raises(InvalidRequestError, match="no JSON") as refused:
+            _asked(**body)
+        assert refused.value.param == param

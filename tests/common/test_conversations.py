@@ -1,6 +1,8 @@
 """Conversations, texts and tokens on their way to prompt ids: templates, tools, history, budgets and echoes."""
 
+import json
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -89,13 +91,25 @@ def test_a_template_that_insists_on_turns_gets_calls_and_results_as_turns(say: S
     )
 
 
-def test_arguments_that_are_no_object_are_passed_on_as_they_are(say: Say) -> None:
-    strange = CALLED | {"tool_calls": [CALL | {"function": {"name": "look", "arguments": "{not json"}}]}
+@pytest.mark.parametrize("arguments", ["{not json", '{"a": NaN}', '{"a": "\\ud800"}', "[" * 90 + "]" * 90, "[" * 90])
+def test_arguments_that_are_no_object_are_passed_on_as_they_are(say: Say, arguments: str) -> None:
+    strange = CALLED | {"tool_calls": [CALL | {"function": {"name": "look", "arguments": arguments}}]}
 
     seen = say("qwen", [ASKED, strange, TOLD])
 
-    assert "[look " in seen
-    assert "not json" in seen
+    assert f"[look {json.dumps(arguments)}]" in seen
+
+
+@pytest.mark.parametrize("depth", [65, 400, 900, 9000])
+def test_arguments_that_are_nested_too_deeply_stay_text(depth: int) -> None:
+    arguments = '{"a":' * depth + "1" + "}" * depth
+    call = CALL | {"function": {"name": "look", "arguments": arguments}}
+
+    (asked,) = chat(messages=[ASKED, CALLED | {"tool_calls": [call]}, TOLD]).asks()
+
+    assert asked.turns is not None
+    assert asked.turns[1]["tool_calls"][0]["function"]["arguments"] == arguments
+    assert asdict(asked)["turns"] == asked.turns
 
 
 def test_the_last_message_is_continued_on_request_and_a_turn_like_others_else(say: Say) -> None:
