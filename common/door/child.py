@@ -39,7 +39,7 @@ class Reader:
     """The tokenizers of the models that were asked for lately."""
 
     def __init__(self) -> None:
-        self._known: OrderedDict[str, _Tokenizer] = OrderedDict()
+        self._known: OrderedDict[tuple[str, str | None], _Tokenizer] = OrderedDict()
 
     def read(self, question: dict[str, Any]) -> dict[str, Any]:
         """What an answer may be; or each prompt's ids, and what of it is to be echoed. Raises RefusedError."""
@@ -54,13 +54,14 @@ class Reader:
         return {"prompts": [tokenizer.read(prompt, question["most"], question["vocabulary"]) for prompt in shown]}
 
     def _tokenizer(self, folder: str, form: str | None) -> "_Tokenizer":
-        """Loading is the model's doing, so no limits hold meanwhile."""
-        if folder not in self._known:
-            self._known[folder] = _Tokenizer(_load(Path(folder)), ToolFormat.decode(form) if form else None)
+        """Loading is the model's doing, so no limits hold meanwhile; one folder may serve models of several formats."""
+        key = folder, form
+        if key not in self._known:
+            self._known[key] = _Tokenizer(_load(Path(folder)), ToolFormat.decode(form) if form else None)
             if len(self._known) > _KEPT:
                 self._known.popitem(last=False)
-        self._known.move_to_end(folder)
-        return self._known[folder]
+        self._known.move_to_end(key)
+        return self._known[key]
 
 
 class _Tokenizer:
