@@ -29,12 +29,13 @@ def plan(
     parallel: bool = True,
     answer: Schema | None = None,
 ) -> ToolPlan:
-    """``tools`` and ``choice`` as OpenAI has them; ``answer``: the schema of an answer without calls.
+    """``tools`` and ``choice`` as OpenAI has them; ``answer``: the schema of an answer without calls, if it may come.
 
     A tool that is missing in ``lowered`` has no parameters. Raises InvalidRequestError.
     """
     names = [str(tool["function"]["name"]) for tool in tools]
     mode, allowed = chosen(choice, names)
+    answer = None if mode == "required" else answer
     is_named = names_one(choice)
     schemas = {name: _object(names.index(name), name, lowered.get(name, _NO_ARGUMENTS)) for name in allowed}
     form = _fitting(form, schemas, answer)

@@ -12,6 +12,7 @@ from common.constraints.spec import Constraint, Note, RefusedConstraintError, Wa
 from common.constraints.tools import plan
 from common.door.template import RefusedError
 from common.errors import InvalidRequestError
+from common.toolchoice import chosen
 from common.toolformat import ToolFormat, ToolPlan, instructions
 
 Tool = Mapping[str, Any]
@@ -28,14 +29,17 @@ def planned(asked: Mapping[str, Any], form: ToolFormat, wanted: Wanted | None) -
     answer, of_answer, schema = (None, (), None) if wanted is None or wanted.kind != "json" else _answer(wanted)
     try:
         made = plan(tools, asked["choice"], form, lowered=lowered, parallel=asked["parallel"], answer=answer)
+        must_call = chosen(asked["choice"], [tool["function"]["name"] for tool in tools])[0] == "required"
     except InvalidRequestError as error:
         raise RefusedError(error.message, param=error.param, code=error.actual_code) from None
+    if must_call:
+        of_answer, schema = (), None
     made = replace(made, looked_at={name: one for name, one in looked_at.items() if name in made.tools})
     if not made.tools and wanted is not None:
         return built(wanted), replace(made, grammar=None)
     if made.grammar is None:
         return None, made
-    all_notes = (*of_answer, *notes)
+    all_notes = (*of_answer, *(note for name in made.tools for note in notes.get(name, ())))
     constraint = from_lark("tools", made.grammar)
     constraint = replace(constraint, mode=mode_of(all_notes), notes=all_notes, schema=schema)
     return constraint, replace(made, grammar=None)
@@ -52,9 +56,11 @@ def _answer(wanted: Wanted) -> tuple[dict[str, Any], tuple[Note, ...], str]:
     return enforceable(wanted.source, strict=wanted.is_strict, whitespace=wanted.spaces)
 
 
-def _lowered(tools: Sequence[Tool]) -> tuple[dict[str, dict[str, Any]], tuple[Note, ...], dict[str, str]]:
+def _lowered(
+    tools: Sequence[Tool],
+) -> tuple[dict[str, dict[str, Any]], dict[str, tuple[Note, ...]], dict[str, str]]:
     """Parameters as the engine takes them, what was done for that, and those that must be looked at in the end."""
-    lowered, notes, looked_at = dict[str, dict[str, Any]](), list[Note](), dict[str, str]()
+    lowered, notes, looked_at = dict[str, dict[str, Any]](), dict[str, tuple[Note, ...]](), dict[str, str]()
     for at, tool in enumerate(tools):
         function, place = tool["function"], f"/tools/{at}/function/parameters"
         if function.get("parameters") is None:
@@ -69,8 +75,8 @@ def _lowered(tools: Sequence[Tool]) -> tuple[dict[str, dict[str, Any]], tuple[No
             raise _refused(name, at, refused.message, refused.pointer) from None
         except ValueError as error:  # of the validator, which cannot look at it
             raise _refused(name, at, str(error).partition("\n")[0], "") from None
-        notes += (replace(note, pointer=place + note.pointer) for note in found)
-    return lowered, tuple(notes), looked_at
+        notes[name] = tuple(replace(note, pointer=place + note.pointer) for note in found)
+    return lowered, notes, looked_at
 
 
 def _refused(name: str, at: int, why: str, pointer: str) -> RefusedError:

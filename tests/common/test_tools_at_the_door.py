@@ -189,6 +189,23 @@ def test_what_is_not_held_in_full_is_named_by_its_place_and_looked_at(ask: Ask) 
     assert job.constraint.schema is None
 
 
+@pytest.mark.parametrize("choice", ["now", "none", {"type": "allowed_tools", "mode": "auto", "tools": [NOW]}])
+def test_of_what_cannot_be_said_nothing_is_told(ask: Ask, choice: Any) -> None:
+    tools = [NOW, {"type": "function", "function": {"name": "plan", "parameters": UNIQUE}}]
+    job = ask("objects between tokens", tools=tools, tool_choice=choice)
+
+    assert job.constraint is not None
+    assert (job.constraint.mode, job.constraint.notes) == ("native", ())
+
+
+def test_where_a_call_must_come_the_answer_is_not_looked_at(ask: Ask) -> None:
+    told = {"type": "json_schema", "json_schema": {"name": "a", "schema": UNIQUE}}
+    job = ask("objects between tokens", response_format=told, tool_choice="now")
+
+    assert job.constraint is not None
+    assert (job.constraint.mode, job.constraint.notes, job.constraint.schema) == ("native", (), None)
+
+
 def _history(ask: Ask, name: str, *, has_tools: bool = True) -> str:
     fields: dict[str, Any] = {} if has_tools else {"tools": []}
     return _prompt(name, ask(name, messages=TURNS, **fields))

@@ -168,6 +168,14 @@ def test_a_model_that_thinks_first_may_do_so_before_a_call_that_must_come() -> N
     assert joined(split(made, [("hm.</think>", False), *call])) == ("hm.</think>", [("one", "{}", True)])
 
 
+def test_a_call_that_must_come_leaves_no_place_for_an_answer() -> None:
+    made = a_plan("thoughts first", "required", answer={"type": "object"})
+    call = pieces('<call>{"name": "one", "arguments": {}}</call>')
+
+    assert is_allowed(made, [("hm.</think>", False), *call])
+    assert joined(split(made, [("hm.</think>", False), *call])) == ("hm.</think>", [("one", "{}", True)])
+
+
 def test_a_thought_before_a_call_that_must_come_spells_no_marker() -> None:
     form = replace(FORMS["objects between words"], thinks=("<think>", "</think>"), is_thinking=True)
     made = plan([a_tool("one")], "required", form, lowered={})
