@@ -35,6 +35,10 @@ class Tags:
     json: tuple[str, str]  # before and after all other values
     separator: str
 
+    def literals(self) -> tuple[str, ...]:
+        """All that is written around keys and values."""
+        return (self.begin, *self.text, *self.json, self.separator)
+
 
 @dataclass(frozen=True, slots=True)
 class ToolFormat:
@@ -71,6 +75,12 @@ class ToolFormat:
     def coded(self, text: str) -> str:
         """The same with a surrogate for each special token it spells."""
         return coded(text, tuple(special for special, _ in self.specials))
+
+    def markers(self) -> dict[int, str]:
+        """The special tokens that calls are written with; others of them, such as those of thoughts, are content."""
+        parts = (self.begin, self.middle, self.between or "", self.end, *(self.tags.literals() if self.tags else ()))
+        code = "".join(map(self.coded, parts))
+        return {id_: special for at, (special, id_) in enumerate(self.specials) if chr(FIRST + at) in code}
 
     def written(self, calls: Sequence[tuple[str, str]]) -> str:
         """Calls of these names with these arguments, which are JSON."""

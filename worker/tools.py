@@ -17,7 +17,7 @@ class Calls(Text):
         super().__init__(speech.decode, stops)
         self._speech, self._plan = speech, plan
         self._splitter = Splitter(plan)
-        self._markers = {at: spelled for spelled, at in plan.format.specials}
+        self._markers = plan.format.markers()
         self._bytes = codecs.getincrementaldecoder("utf-8")("ignore")
         self._is_stripped = False  # whether the tokenizer leaves out the space that its first token begins with
         self._content = ""

@@ -1,8 +1,8 @@
 """What a model says, taken apart while it is said: content, and calls of tools.
 
 ``feed(text)`` takes a piece of the answer's text, in which incomplete characters are held back. Special tokens come one
-by one, ``feed(spelling, is_special=True)``: all of ``ToolFormat.specials`` must, also those that the tokenizer's own
-list does not call special; others may, and are left out of the content as they always are. So whoever detokenises
+by one, ``feed(spelling, is_special=True)``: all of ``ToolFormat.markers`` must, also those that the tokenizer's own
+list does not call special; others may, and are left out of the content then. So whoever detokenises
 looks for these ids in front of the decoder, decodes the runs between them, and gives each run what it held back before
 the special token is fed. The same ids must be special to the constraint engine's tokenizer, or text could spell them.
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import jsonschema_rs
@@ -156,6 +157,25 @@ def test_special_tokens_open_and_close_calls() -> None:
 
     assert content == "Let é"
     assert _calls([Delta("", (), call=call) for call in calls]) == [("one", '{"a": [1]}')]
+
+
+def test_tokens_of_thoughts_are_content_where_the_tokenizer_shows_them() -> None:
+    class Showing(_Speech):
+        def decode(self, tokens: Sequence[int]) -> str:
+            return b"".join(TOKENS[at] for at in tokens if at == thought or at not in IDS).decode(errors="replace")
+
+    (thought,) = _ids("<q>")
+    form = FORMS["objects between tokens"]
+    form = replace(form, thinks=("<q>", "<q>"), specials=(*form.specials, ("<q>", thought)))
+    made = plan([a_tool("one")], "auto", form, lowered={})
+    said = _ids("<q>", "hm", "<q>", "so")
+
+    shown, hidden = (
+        "".join(text.push(at)[0] for at in said)
+        for text in (Calls(speech, (), made) for speech in (Showing(), _Speech()))
+    )
+
+    assert (shown, hidden) == ("<q>hm<q>so", "hmso")
 
 
 def test_text_that_spells_them_is_content() -> None:

@@ -158,7 +158,7 @@ class _Probe:
             return None  # or the name is written once more
         if between is not None and not self._ends.isdisjoint(between):
             between = None  # the next call would be another answer
-        parts = (begin, middle, between or "", end, *(_strings(form.tags) if form.tags else ()))
+        parts = (begin, middle, between or "", end, *(form.tags.literals() if form.tags else ()))
         used = {special for special, one in self._met.items() if any(one in part for part in parts)}
         lead = self._spelled(trigger[0])
         return replace(
@@ -247,15 +247,11 @@ class _Probe:
         return spelled(text, tuple(self._met))
 
     def _spelled_tags(self, tags: Tags) -> Tags:
-        begin, text, text_end, json_, json_end, separator = map(self._spelled, _strings(tags))
+        begin, text, text_end, json_, json_end, separator = map(self._spelled, tags.literals())
         return Tags(begin, (text, text_end), (json_, json_end), separator)
 
     def _is_token(self, one: str) -> bool:
         return one in self._met.values()
-
-
-def _strings(tags: Tags) -> tuple[str, ...]:
-    return (tags.begin, *tags.text, *tags.json, tags.separator)
 
 
 def _said(calls: list[Turn]) -> Turn:
