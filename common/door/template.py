@@ -99,14 +99,16 @@ class Template:
 
 def _with_ids(turns: list[Turn], form: ToolFormat | None) -> list[Turn]:
     """Calls as this template reads them: ids of nine letters or digits, or such that name the tool."""
-    if form is None or not any(turn.get("tool_calls") for turn in turns):
+    if form is None:
         return turns
-    ids = dict[str, str]()
+    count, ids = 0, dict[str, str]()  # those that answers gave, which may come again
+    told = list[Turn]()
     for turn in turns:
         for call in turn.get("tool_calls", ()):
-            name = call["function"]["name"]
-            ids[call["id"]] = f"functions.{name}:{len(ids)}" if form.names_ids else f"call{len(ids):05}"
-    return [_with_id(turn, ids, form) for turn in turns]
+            ids[call["id"]] = f"functions.{call['function']['name']}:{count}" if form.names_ids else f"call{count:05}"
+            count += 1
+        told.append(_with_id(turn, ids, form))
+    return told
 
 
 def _with_id(turn: Turn, ids: dict[str, str], form: ToolFormat) -> Turn:
@@ -132,8 +134,11 @@ def _as_json(told: Any) -> str:
 
 def _without_tools(turns: list[Turn], form: ToolFormat | None = None) -> list[Turn]:
     """Calls and results as text, for templates that do not know them; in our own format where answers are, too."""
-    names = {call["id"]: call["function"]["name"] for turn in turns for call in turn.get("tool_calls", ())}
-    return [_as_text(turn, names, form) for turn in turns]
+    names, told = dict[str, str](), list[Turn]()
+    for turn in turns:
+        names |= {call["id"]: call["function"]["name"] for call in turn.get("tool_calls", ())}
+        told.append(_as_text(turn, names, form))
+    return told
 
 
 def _as_text(turn: Turn, names: dict[str, str], form: ToolFormat | None) -> Turn:

@@ -87,6 +87,9 @@ def check_results(messages: Sequence[Message]) -> None:
         if message.role != "tool":
             _refuse_waiting(waiting)
             waiting = {call.id: at for call in message.tool_calls or ()}
+            if len(waiting) < len(message.tool_calls or ()):
+                field = f"messages[{at}].tool_calls"
+                raise InvalidRequestError(f"{field}: two of them have the same id.", param=field)
         elif waiting.pop(message.tool_call_id or "", None) is None:
             field = f"messages[{at}].tool_call_id"
             why = f"{field}: messages of role 'tool' stand behind the assistant's message whose tool_calls they answer."

@@ -223,6 +223,23 @@ def test_earlier_calls_and_results_stand_as_the_template_writes_them(ask: Ask) -
     assert all("<usr>sunny<eot>" in prompt for prompt in (named, short, text))
 
 
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("an id that says the name", ["functions.weather:0<arg>", "functions.now:1<arg>"]),
+        ("an array with ids", ['"id": "call00000"', '"id": "call00001"']),
+        ("no tools", ['<tool_response name="weather">\nsunny', '<tool_response name="now">\nnoon']),
+    ],
+)
+def test_an_id_that_comes_again_is_another_call(ask: Ask, name: str, parts: list[str]) -> None:
+    again = CALL | {"function": {"name": "now", "arguments": "{}"}}
+    later = [*HI, TURNS[1] | {"tool_calls": [again]}, TURNS[2] | {"content": "noon"}]
+
+    prompt = _prompt(name, ask(name, messages=[*TURNS, *later]))
+
+    assert all(part in prompt for part in parts)
+
+
 def test_earlier_calls_stand_in_our_format_where_new_ones_would(ask: Ask) -> None:
     with_tools, without = (_history(ask, "no tools", has_tools=has) for has in (True, False))
 
@@ -318,6 +335,7 @@ def test_a_call_has_its_result_behind_it_and_a_result_its_call() -> None:
         ([*TURNS[:2], *HI], "messages[1].tool_calls"),
         (TURNS[:2], "messages[1].tool_calls"),
         ([HI[0], TURNS[1] | {"tool_calls": [CALL, second]}, TURNS[2], *HI], "messages[1].tool_calls"),
+        ([HI[0], TURNS[1] | {"tool_calls": [CALL, CALL]}, TURNS[2], *HI], "messages[1].tool_calls"),
     ):
         with pytest.raises(InvalidRequestError) as refused:
             chat(messages=messages)
