@@ -4,7 +4,7 @@ import json
 from functools import partial
 from typing import Any
 
-from jinja2.exceptions import TemplateError
+from jinja2.exceptions import TemplateError, TemplateRuntimeError
 
 from common.toolformat import ToolFormat, own
 
@@ -74,9 +74,11 @@ class Template:
             text: str = self._tokenizer.apply_chat_template(
                 turns, tools=tools, add_generation_prompt=opens, continue_final_message=goes_on, tokenize=False
             )
-        except ValueError:
-            if not goes_on:
-                raise
+        except (TemplateError, MemoryError):
+            raise
+        except Exception as error:  # a template is a program of somebody else's and fails as it likes
+            if not goes_on or not isinstance(error, ValueError):
+                raise TemplateRuntimeError(str(error)) from error
             raise RefusedError(
                 "The model's chat template does not let the last message be continued.", param="continue_final_message"
             ) from None

@@ -29,8 +29,21 @@ PICKY = (
     "{{ m.role }}: {{ m.content }}\n{% endfor %}"
 )
 SILENT = "{% for m in messages %}{{ m.content | upper }}{% endfor %}"
+EXACT = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% for c in m.tool_calls or [] %}"
+    "[{{ c.function.name }}{% for key, value in c.function.arguments | items %} {{ key }}={{ value }}{% endfor %}]"
+    "{% endfor %}</>{% endfor %}"
+)
 CONTEXT = 400
-TEMPLATES = {"qwen": QWEN, "plain": PLAIN, "turns": TURNS, "picky": PICKY, "silent": SILENT, "none": None}
+TEMPLATES = {
+    "qwen": QWEN,
+    "exact": EXACT,
+    "plain": PLAIN,
+    "turns": TURNS,
+    "picky": PICKY,
+    "silent": SILENT,
+    "none": None,
+}
 Say = Callable[..., str]
 ASKED = {"role": "user", "content": "Where?"}
 CALLED = {"role": "assistant", "content": None, "tool_calls": [CALL]}
@@ -98,6 +111,13 @@ def test_arguments_that_are_no_object_are_passed_on_as_they_are(say: Say, argume
     seen = say("qwen", [ASKED, strange, TOLD])
 
     assert f"[look {json.dumps(arguments)}]" in seen
+
+
+def test_arguments_that_a_template_cannot_read_are_written_as_text(say: Say) -> None:
+    strange = CALLED | {"tool_calls": [CALL | {"function": {"name": "look", "arguments": "{not json"}}]}
+
+    assert "[look at=Rome]" in say("exact", [ASKED, CALLED, TOLD])
+    assert '{"name": "look", "arguments": "{not json"}' in say("exact", [ASKED, strange, TOLD])
 
 
 @pytest.mark.parametrize("depth", [65, 400, 900, 9000])
