@@ -102,7 +102,7 @@ def for_template(tools: Sequence[Tool]) -> list[dict[str, Any]]:
             "function": {
                 "name": tool["function"]["name"],
                 "description": tool["function"].get("description", ""),
-                "parameters": tool["function"].get("parameters", {"type": "object", "properties": {}}),
+                "parameters": {"type": "object", "properties": {}} | tool["function"].get("parameters", {}),
             },
         }
         for tool in tools

@@ -87,8 +87,11 @@ def _prompt(name: str, job: Job) -> str:
 def test_a_template_that_lists_tools_gets_them_with_all_that_it_takes_for_granted(ask: Ask) -> None:
     name = "objects between tokens"
 
-    prompt = _prompt(name, ask(name))
+    anything = {"type": "function", "function": {"name": "any", "parameters": {}}}
 
+    prompt = _prompt(name, ask(name, tools=[WEATHER, NOW, anything]))
+
+    assert '{"name": "any", "description": "", "parameters": {"type": "object", "properties": {}}}' in prompt
     assert prompt.startswith('<s><sys>{"name": "weather", "description": "Of a city.", "parameters": {"type": "object"')
     assert '{"name": "now", "description": "", "parameters": {"type": "object", "properties": {}}}' in prompt
     assert "To call a tool" not in prompt
