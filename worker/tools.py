@@ -20,7 +20,7 @@ class Calls(Text):
         self._markers = plan.format.markers()
         self._bytes = codecs.getincrementaldecoder("utf-8")("ignore")
         self._is_stripped = False  # whether the tokenizer leaves out the space that its first token begins with
-        self._content = ""
+        self._content, self._told = "", 0  # characters of it that were shown
         self._made: list[tuple[str, list[str]]] = []  # each call's tool, and the pieces of its arguments
         self._new: list[Call] = []
 
@@ -79,8 +79,11 @@ class Calls(Text):
             text, self._is_stripped = text.removeprefix(" "), False
         self._content += text
         shown, is_stopped = self._stops.push(text)
-        if is_stopped:
+        self._told += len(shown)
+        if is_stopped:  # calls stand behind all content
+            self._made.clear()
             del self._new[began:]
+            self.shown = self.decoded - (len(self._content) - self._told)
         elif len(self._new) > began:
             shown += self._stops.rest()
         return shown, is_stopped

@@ -196,6 +196,15 @@ def test_stop_strings_are_looked_for_in_the_content_only() -> None:
     assert _calls([Delta("", (), call=one) for one in passed[1]]) == [("one", '{"a": "end"}')]
 
 
+def test_what_a_stop_string_cuts_off_is_not_shown() -> None:
+    text = Calls(_Speech(), ["end"], a_plan("objects between tokens"))
+
+    told = [text.push(at) for at in _ids("the end")]
+
+    assert told[-1] == ("", True)
+    assert (text.decoded, text.shown) == (7, 4)
+
+
 def test_the_space_that_a_tokenizer_leaves_out_is_not_content() -> None:
     class Stripping(_Speech):
         def decode(self, tokens: Sequence[int]) -> str:
