@@ -51,7 +51,7 @@ def frames(job: Job) -> Frames:
         usage=(f'{base}"choices":[],"usage":', "}\n\n") if job.reply.include_usage else None,
         shaped=_shaped,
         verdict=partial(verdict, job),
-        called=partial(_begun, job),
+        called=None if job.tools is None else partial(_begun, job),
     )
 
 
@@ -79,7 +79,8 @@ def whole(job: Job, deltas: Iterable[Delta], usage: Usage) -> dict[str, Any]:
 
 def _message(job: Job, said: Said) -> dict[str, Any]:
     calls = [_call(job, said.index, call) for call in said.calls]
-    message = {"role": "assistant", "content": said.text or (None if calls else ""), "refusal": None}
+    content = said.text or ("" if job.tools is None else None)
+    message = {"role": "assistant", "content": content, "refusal": None}
     return message | {"tool_calls": calls} if calls else message
 
 

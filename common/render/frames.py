@@ -102,7 +102,11 @@ class Frames:
             return b""
         before, between, after = self.piece
         likely = self._likely(delta.logprobs) if delta.logprobs else "null"
-        said = f"{before}{quoted(delta.text)}" if delta.call is None else self._call(delta.choice, delta.call)
+        said = f"{before}{quoted(delta.text)}"
+        if delta.call is not None:
+            said = self._call(delta.choice, delta.call)
+        elif not delta.text and self.called is not None:
+            said = ',"delta":{'  # scores of what is neither content nor a part of a call
         return f"id: {entry.seq}\n{self.head}{delta.choice}{said}{between}{likely}{after}".encode()
 
     def _call(self, choice: int, call: Call) -> str:

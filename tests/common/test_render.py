@@ -8,7 +8,7 @@ from openai.types import Completion
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from common.errors import NoWorkerError
-from common.jobs import Call, Delta, Done, Entry, Failed, Finish, Job, Reply, Usage
+from common.jobs import Call, Delta, Done, Entry, Failed, Finish, Job, Logprob, Reply, Sampling, Usage
 from common.render import chat, completions
 from common.render.frames import Frames, Shape, failed
 from common.toolformat import ToolFormat, ToolPlan, own
@@ -100,8 +100,17 @@ def test_every_call_has_an_id_of_its_own_which_the_same_log_gives_again() -> Non
     assert all(re.fullmatch("call_[0-9A-Za-z]{24}", one) for one in ids[0])
 
 
-def test_an_answer_of_calls_alone_has_no_content() -> None:
-    assert chat.whole(a_job(tools=TOOLS), CALLED[1:], USAGE)["choices"][0]["message"]["content"] is None
+@pytest.mark.parametrize("answer", [CALLED[1:], CALLED[-1:]])
+def test_beside_tools_an_answer_without_text_has_no_content(answer: list[Delta]) -> None:
+    job = a_job(tools=TOOLS, sampling=Sampling(9, logprobs=0))
+    scored = [Delta("", (1,), logprobs=(Logprob("<", -0.5, 0),)), *answer]
+
+    frames = blocks(stream(chat.frames(job), *scored))
+
+    assert chat.whole(job, scored, USAGE)["choices"][0]["message"]["content"] is None
+    assert not any(frame["choices"][0]["delta"].get("content") for frame in frames)
+    assert frames[1]["choices"][0]["delta"] == {}
+    assert frames[1]["choices"][0]["logprobs"]["content"][0]["token"] == "<"
 
 
 @pytest.mark.parametrize("shape", [chat, completions])
