@@ -156,7 +156,9 @@ def instructions(tools: Sequence[Mapping[str, Any]], format_: ToolFormat) -> str
     """What the system says of tools where the template does not, or of calls where it cannot write them."""
     listed = [json.dumps(tool["function"], ensure_ascii=False) for tool in tools]
     shown = () if format_.shows_tools else ("You may call these tools:", *listed)
-    call = format_.written([("NAME", '{"ARGUMENT": VALUE}')])
+    tags = format_.tags
+    argument = '{"ARGUMENT": VALUE}' if tags is None else f"{tags.begin}ARGUMENT{tags.text[0]}VALUE{tags.text[1]}"
+    call = format_.written([("NAME", argument)]).replace(ID, "123456789").replace(INDEX, "0")
     return "\n".join((*shown, "To call a tool, write:", call))
 
 

@@ -20,6 +20,12 @@ def _kind(value: Any) -> Any:
     return value
 
 
+def _choice(value: Any) -> Any:
+    if isinstance(value, str | dict):
+        return value
+    raise ValueError("input should be a word or an object")
+
+
 class Described(BaseModel):
     """One function; without parameters it takes none."""
 
@@ -60,7 +66,7 @@ class WithTools(Request):
     """A request whose answer may call tools."""
 
     tools: Annotated[tuple[Tool, ...], Field(max_length=_MOST, strict=False, fail_fast=True)] = ()
-    tool_choice: str | dict[str, Any] | None = None
+    tool_choice: Annotated[str | dict[str, Any] | None, BeforeValidator(_choice)] = None
     parallel_tool_calls: bool = True
 
     @property

@@ -285,6 +285,7 @@ def test_special_tokens_in_what_a_client_says_of_tools_stay_text(ask: Ask) -> No
     [
         ({"tool_choice": "nobody"}, "tool_choice", "no tool 'nobody'"),
         ({"tool_choice": {"type": "strange"}}, "tool_choice", "none of its forms"),
+        ({"tool_choice": ["now"]}, "tool_choice", "a word or an object"),
         ({"tools": [], "tool_choice": "required"}, "tool_choice", "no tool to call"),
         ({"tools": [NOW, NOW]}, "tools", "same name"),
         ({"tools": [NOW] * 129}, "tools", "at most 128"),

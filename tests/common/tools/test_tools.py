@@ -8,7 +8,7 @@ import pytest
 from common.constraints.splitter import Piece, Splitter
 from common.constraints.tools import plan
 from common.errors import InvalidRequestError
-from common.toolformat import ToolFormat, instructions
+from common.toolformat import HOLES, ToolFormat, instructions
 from tests.common.tools.forms import FORMS, WRITTEN, a_plan, a_tool
 from tests.common.tools.templates import TEMPLATES, tokenizer
 from tests.common.tools.walk import Said, is_allowed, joined, letters, pieces, recut, split
@@ -76,6 +76,16 @@ def test_the_system_says_what_the_template_does_not() -> None:
     assert all(
         '<tool_call>\n{"name": "NAME", "arguments": {"ARGUMENT": VALUE}}\n</tool_call>' in it for it in told.values()
     )
+
+
+def test_a_template_that_writes_calls_but_lists_no_tools_is_told_of_both() -> None:
+    told = {name: instructions([a_tool("one")], replace(FORMS[name], shows_tools=False)) for name in WRITTEN}
+
+    assert told["an array with ids"].endswith(
+        '<call>[{"name": "NAME", "arguments": {"ARGUMENT": VALUE}, "id": "123456789"}]'
+    )
+    assert told["tags of words"].endswith("<tool=NAME>\n<in=ARGUMENT>\nVALUE\n</in>\n</tool>\n</use>")
+    assert not any(hole in text for text in told.values() for hole in HOLES)
 
 
 def _answer(name: str, arguments: dict[str, Any]) -> Said:
