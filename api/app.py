@@ -10,7 +10,7 @@ from api.auth import Gate, is_loopback
 from api.hangup import Sweeper
 from api.hub import Hub
 from api.state import Door, Pulse, State, state
-from api.views import chat, health, models
+from api.views import chat, health, jobs, models
 from common import telemetry
 from common.broker import Tickets
 from common.door import admission
@@ -18,7 +18,7 @@ from common.errors import InvalidRequestError, PermissionDeniedError
 from common.ledger.ledger import Ledger
 from common.settings import Settings
 
-_READABLE = "x-request-id, x-job-id, x-ignored-params, x-should-retry, retry-after"
+_READABLE = "x-request-id, x-job-id, x-ignored-params, x-should-retry, retry-after, idempotent-replayed"
 
 
 def create_app(settings: Settings, door: Door | None = None) -> Flask:
@@ -30,7 +30,7 @@ def create_app(settings: Settings, door: Door | None = None) -> Flask:
         settings=settings,
         ledger=ledger,
         hub=hub,
-        sweeper=Sweeper(ledger),
+        sweeper=Sweeper(ledger, hub),
         pulse=Pulse(hub, ledger),
         gate=gate,
         door=door or admission.Door(settings, ledger),
@@ -43,7 +43,7 @@ def create_app(settings: Settings, door: Door | None = None) -> Flask:
     app.before_request(_admit)
     app.after_request(_finish)
     errors.register(app)
-    for blueprint in (health.bp, models.bp, chat.bp):
+    for blueprint in (health.bp, models.bp, chat.bp, jobs.bp):
         app.register_blueprint(blueprint)
     app.extensions["openapi"] = openapi.document(app, health.version_here(), strict=settings.strict_params)
     parts.start()
@@ -88,6 +88,8 @@ def _finish(response: Response) -> Response:
     telemetry.REQUESTS.labels(request.endpoint or "none", response.status_code).inc()
     headers = response.headers
     headers["x-request-id"] = g.request_id
+    if "job_id" in g:
+        headers["x-job-id"] = f"job_{g.job_id}"
     headers["X-Content-Type-Options"] = "nosniff"
     headers.setdefault("Cache-Control", "no-store")
     if request.method == "OPTIONS" and response.status_code == HTTPStatus.OK:

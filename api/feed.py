@@ -32,31 +32,43 @@ class Feed:
     """What a stream, or an answer that waits for its end, reads from."""
 
     def __init__(
-        self, hub: Hub, ledger: Ledger, job: Job, *, submit: Callable[[Job], Place], began: float | None = None
+        self,
+        hub: Hub,
+        ledger: Ledger,
+        job: Job,
+        *,
+        submit: Callable[[Job], Place] | None = None,
+        after: int = 0,
+        began: float | None = None,
     ) -> None:
         """``submit`` is called by ``open``, and again if Redis forgets the job before anything was shown.
 
-        ``began``: when its request came in, on the monotonic clock.
+        Without it the job is there already, and its client has seen the items up to ``after``. ``began``: when its
+        request came in, on the monotonic clock.
         """
         self.job = job
-        self.seen = 0
+        self.seen = after
         self.place: Place | None = None
         self.began = time.monotonic() if began is None else began
         self.is_gone = False  # the client hung up
         self.is_over = False  # its last entry was handed on
         self.is_answered = False  # the client was told of another end
+        self.is_replayed = submit is None  # another request made it
+        self.orphan = ""  # the name under which the same request may take its job over, if this client goes
         self._hub, self._ledger, self._submit = hub, ledger, submit
         self._may_replay = not job.reply.stream  # nothing was shown before the end
         self.wake_at = math.inf
         self._rings: queue.SimpleQueue[Ring | None] = queue.SimpleQueue()  # None: look at the flags and the clock
         self._put = self._taken = 0  # items, each counted by one side only
-        self._is_stale = False  # the log knows more than the buffer
-        self._claim = ""  # whose items were handed on last
+        self._is_stale = submit is None  # the log knows more than the buffer
+        self._claim: str | None = None if after else ""  # whose items were handed on last; None: we were not told
         self._is_draining = False
 
     def open(self) -> None:
         """Listen, then submit: no ring can be missed."""
         self._hub.add(self)
+        if self._submit is None:
+            return
         try:
             self.place = self._submit(self.job)
         except BaseException:  # whatever it is goes on from here
@@ -146,13 +158,13 @@ class Feed:
         self._is_stale = False  # before reading: whoever sets it meanwhile is right
         try:
             watched = self._ledger.watch(self.job.owner, self.job.id, self._hub.front_end, self.seen, _PAGE)
-            if watched is None and (self._may_replay or not self.seen):
-                return self._resubmit()
+            if watched is None and self._submit is not None and (self._may_replay or not self.seen):
+                return self._resubmit(self._submit)
         except StorageError:
             return self._pause(timeout_s)
         if watched is None:
             raise StorageError("The storage lost this answer in mid-way; ask again.", retry_after_s=1)
-        is_ours = watched.claim == self._claim or watched.claim_seq >= self.seen
+        is_ours = self._claim in {None, watched.claim} or watched.claim_seq >= self.seen
         if watched.seq < self.seen or not is_ours:
             return self._heal(watched, timeout_s, is_ours=is_ours)
         self.seen += len(watched.entries)
@@ -163,10 +175,10 @@ class Feed:
             return self._pause(timeout_s)
         return watched.entries
 
-    def _resubmit(self) -> Sequence[Entry]:
+    def _resubmit(self, submit: Callable[[Job], Place]) -> Sequence[Entry]:
         """Redis forgot the job, and the client has seen nothing: the same one again."""
         self.seen = 0
-        self.place = self._submit(self.job)
+        self.place = submit(self.job)
         return ()
 
     def _heal(self, watched: Watched, timeout_s: float, *, is_ours: bool) -> Sequence[Entry]:

@@ -3,6 +3,7 @@
 A socket that its client has closed, or half closed, counts. What we close ourselves is forgotten first.
 """
 
+import contextlib
 import select
 import threading
 import time
@@ -11,6 +12,7 @@ from typing import Any
 from gevent import monkey
 
 from api.feed import Feed
+from api.hub import Hub
 from common import telemetry
 from common.errors import StorageError
 from common.ledger.ledger import Ledger
@@ -22,9 +24,9 @@ log = telemetry.logger("hangup")
 class Sweeper:
     """Tells streams that nobody listens, and cancels their jobs after their grace."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, hub: Hub) -> None:
         """``start`` begins."""
-        self._ledger = ledger
+        self._ledger, self._hub = ledger, hub
         self._lock = threading.Lock()
         # gevent has no poll of its own, and poll(0) waits for nothing: the original does under greenlets, too
         self._poll: select.poll = monkey.get_original("select", "poll")()
@@ -57,7 +59,10 @@ class Sweeper:
                 self._drop(self._filenos[feed])
 
     def lost(self, feed: Feed) -> None:
-        """The client has gone; its job is cancelled after its grace, if it is one of those."""
+        """The client has gone; its job is cancelled after its grace, if it is one of those and nobody else reads it."""
+        if feed.orphan and not feed.is_gone:
+            with contextlib.suppress(StorageError):  # then the same request is another job
+                self._ledger.orphan(feed.job, feed.orphan)
         feed.hang_up()
         if feed.job.on_disconnect == "cancel" and not feed.is_over:
             with self._lock:
@@ -86,8 +91,8 @@ class Sweeper:
             due = [feed for feed, at in self._due.items() if at <= now]
         for feed in due:
             try:
-                if not feed.is_over:
-                    self._ledger.cancel(feed.job.owner, feed.job.id)
+                if not feed.is_over and not self._hub.has_others(feed):
+                    self._ledger.cancel(feed.job.owner, feed.job.id, self._hub.front_end)
             except StorageError:
                 return  # the next sweep tries again
             with self._lock:

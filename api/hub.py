@@ -28,6 +28,7 @@ class Listener(Protocol):
 
     job: Job
     wake_at: float  # on the monotonic clock
+    is_gone: bool  # nobody reads it any more
 
     def ring(self, ring: Ring) -> None:
         """New items of its job."""
@@ -91,6 +92,10 @@ class Hub:
             if left:
                 self._listeners[listener.job.id] = left
             return not left
+
+    def has_others(self, listener: Listener) -> bool:
+        """Whether somebody else reads the same job here."""
+        return any(not other.is_gone for other in self._listeners.get(listener.job.id, ()) if other is not listener)
 
     def listeners(self) -> Sequence[Listener]:
         """All of them, now."""

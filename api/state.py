@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol, TypeVar, cast
 
 from flask import current_app
@@ -17,7 +18,7 @@ from common.errors import DrainingError, StorageError, UnavailableError
 from common.identity import Principal
 from common.jobs import Job
 from common.ledger.ledger import Ledger
-from common.ledger.replies import Place
+from common.ledger.replies import NEVER_AGAIN, KnownJobError, Once, Place
 from common.protocol.chat import ChatRequest
 from common.protocol.completions import CompletionRequest
 from common.protocol.generation import Headers
@@ -111,20 +112,39 @@ class State:
         for listener in self.hub.listeners():
             listener.drain()
 
-    def open_feed(self, ask: Ask, who: Principal, headers: Headers) -> Feed:
-        """The job that ``ask`` becomes, submitted, and what is read of it. Raises ApiError."""
-        self._refuse_if_unable()
+    def open_feed(self, ask: Ask, who: Principal, headers: Headers, once: Once) -> Feed:
+        """The job that ``ask`` becomes, submitted, and what is read of it. Raises ApiError.
+
+        Where ``once`` names a job that is the same request, that is read.
+        """
+        self.refuse_if_unable()
         began = time.monotonic()
         until = began + _PATIENCE_S
         job = self._patiently(until, lambda: self.door.admit(ask, who, headers))
         self.hub.wait_heard(partition_of(job), max(0.0, until - time.monotonic()))
-        feed = Feed(self.hub, self.ledger, job, submit=self._submit, began=began)
+        feed = Feed(self.hub, self.ledger, job, submit=partial(self.submit, once=once), began=began)
         try:
             self._patiently(until, feed.open)
+        except KnownJobError as known:
+            return self._of_known(who, known.job_id, until)
         except StorageError:
             self.sweeper.lost(feed)  # it may have been stored although we never heard so
             raise
         return feed
+
+    def follow(self, job: Job, after: int = 0) -> Feed:
+        """What is read of a job that is there, behind so many items. Raises ApiError."""
+        self.refuse_if_unable()
+        self.hub.wait_heard(partition_of(job), _PATIENCE_S)
+        feed = Feed(self.hub, self.ledger, job, after=after)
+        feed.open()
+        return feed
+
+    def _of_known(self, who: Principal, job_id: str, until: float) -> Feed:
+        job = self._patiently(until, lambda: self.ledger.job(who.owner, job_id))
+        if job is None:
+            raise StorageError("The first answer to this request has just expired; ask again.", retry_after_s=1)
+        return self.follow(job)
 
     def end_feed(self, feed: Feed) -> None:
         """Its reader reads no more; unless it knows the end, its client has gone."""
@@ -133,12 +153,14 @@ class State:
             self.sweeper.lost(feed)
         feed.close()
 
-    def _submit(self, job: Job) -> Place:
-        place = self.ledger.submit(job, self.settings.limits, self.hub.front_end)
+    def submit(self, job: Job, once: Once = NEVER_AGAIN) -> Place:
+        """Store it, and wake a worker. Raises KnownJobError and ApiError."""
+        place = self.ledger.submit(job, self.settings.limits, self.hub.front_end, once)
         self.tickets.send(job.model)
         return place
 
-    def _refuse_if_unable(self) -> None:
+    def refuse_if_unable(self) -> None:
+        """Raises DrainingError, UnavailableError and StorageError where nothing new is taken."""
         if self.draining.is_set():
             raise DrainingError("This server is going down; ask again.", retry_after_s=1)
         if self.hub.count() >= self.settings.limits.streams:

@@ -41,7 +41,7 @@ class Sse:
     def __init__(self, feed: Feed, frames: Frames, ask: Callable[[str, str], Place | None], heartbeat_s: float) -> None:
         """``ask`` tells where an owner's job stands in the queue."""
         self._feed, self._frames, self._ask, self._heartbeat_s = feed, frames, ask, heartbeat_s
-        self._has_begun = False
+        self._has_begun = feed.seen > 0
 
     def __iter__(self) -> Iterator[bytes]:
         """Blocks and comment lines; a failure after the headers is a block of its own and the end."""

@@ -10,6 +10,7 @@ ApiError
 ├── MethodNotAllowedError      405  method_not_allowed
 ├── SlowBodyError              408  body_too_slow
 ├── CancelledError             409  cancelled
+├── ConflictError              409  idempotency_key_conflict
 ├── ExpiredError               410  expired
 ├── BodyTooLargeError          413  body_too_large
 ├── UriTooLongError            414  uri_too_long
@@ -112,6 +113,13 @@ class CancelledError(InvalidRequestError):
 
     status = 409
     code = "cancelled"
+
+
+class ConflictError(InvalidRequestError):
+    """It contradicts what was asked before."""
+
+    status = 409
+    code = "idempotency_key_conflict"
 
 
 class ExpiredError(InvalidRequestError):

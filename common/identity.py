@@ -25,5 +25,10 @@ class Principal:
         return self.owner if label is None else _hash(self.owner, label)
 
 
+def named(owner: str, text: str) -> str:
+    """What a client of this owner calls something, as a hash."""
+    return _hash(owner, text)
+
+
 def _hash(*parts: str) -> str:
     return hashlib.blake2b("\0".join(parts).encode(errors="replace"), digest_size=16).hexdigest()

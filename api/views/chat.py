@@ -2,6 +2,7 @@
 
 import math
 import re
+from hashlib import sha256
 
 from flask import Blueprint, Response, g, request
 
@@ -10,9 +11,12 @@ from api.errors import json_response
 from api.feed import Feed
 from api.openapi import reads
 from api.state import state
-from api.stream import Sse, gather
+from api.stream import gather
+from api.views.sse import looked_after, streamed
 from common import protocol, telemetry
 from common.errors import InvalidRequestError
+from common.identity import named
+from common.ledger.replies import Once
 from common.protocol.chat import ChatRequest
 from common.protocol.completions import CompletionRequest
 from common.protocol.generation import Headers
@@ -22,13 +26,9 @@ from common.render.frames import Shape
 
 log = telemetry.logger("api")
 bp = Blueprint("chat", __name__, url_prefix="/v1")
+_KEY = re.compile(r"[!-~]{1,255}")
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.\-]")
 _MOST_NAMED = 32
-_STREAM = {
-    "Content-Type": "text/event-stream; charset=utf-8",
-    "Cache-Control": "no-cache, no-transform",
-    "X-Accel-Buffering": "no",
-}
 
 
 @bp.post("/chat/completions")
@@ -49,24 +49,29 @@ def _answer(kind: type[ChatRequest | CompletionRequest], shape: Shape) -> Respon
     settings = state().settings
     told = body.required(settings.limits.body_s)
     ask = protocol.parse(told, kind, limits=settings.limits, strict=settings.strict_params)
-    feed = state().open_feed(ask, g.who, _headers())
+    headers = _headers()
+    once = _once(told, headers)
+    feed = looked_after(state().open_feed(ask, g.who, headers, once))
+    if headers.sdk and not headers.idempotency and not feed.job.reply.stream:
+        feed.orphan = named(g.who.owner, once.digest)
     if ask.client_metadata:
         log.info("request accepted", job=feed.job.id, client_metadata=ask.client_metadata)
-    if connection := request.environ.get("gunicorn.socket"):
-        state().sweeper.watch(feed, connection)
-    response = _streamed(feed, shape) if feed.job.reply.stream else _whole(feed, shape)
-    response.headers["x-job-id"] = f"job_{feed.job.id}"
+    response = streamed(feed, shape) if feed.job.reply.stream else _whole(feed, shape)
+    if feed.is_replayed:
+        response.headers["idempotent-replayed"] = "true"
     if ask.ignored:
         response.headers["x-ignored-params"] = ",".join(map(_header_safe, ask.ignored[:_MOST_NAMED]))
     return response
 
 
-def _streamed(feed: Feed, shape: Shape) -> Response:
-    parts = state()
-    sse = Sse(feed, shape.frames(feed.job), parts.ledger.place, parts.settings.heartbeat_s)
-    response = Response(iter(sse), headers=_STREAM)
-    response.call_on_close(lambda: parts.end_feed(feed))  # also when the client went before the first byte
-    return response
+def _once(told: bytes, headers: Headers) -> Once:
+    """By what this request would be known again."""
+    key, digest = request.headers.get("Idempotency-Key", ""), sha256(request.path.encode() + b"\0" + told).hexdigest()
+    if headers.idempotency and not _KEY.fullmatch(key):
+        raise InvalidRequestError("Idempotency-Key: up to 255 visible characters.", param="Idempotency-Key")
+    is_again = (request.headers.get("x-stainless-retry-count", type=int) or 0) > 0
+    orphan = named(g.who.owner, digest) if is_again and not key else ""
+    return Once(named(g.who.owner, key) if key else "", digest, orphan)
 
 
 def _whole(feed: Feed, shape: Shape) -> Response:

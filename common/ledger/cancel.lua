@@ -1,8 +1,11 @@
 -- CANCEL: a waiting job ends at once, a running one with its worker's next EMIT or beat.
--- ARGV: owner, jid
-local jid = ARGV[2]
-local job = fields(jid, 'owner', 'state', 'worker')
+-- ARGV: owner, jid, the only front end that may watch it, or '': whoever watches
+local jid, fid = ARGV[2], ARGV[3]
+local job = fields(jid, 'owner', 'state', 'worker', 'fe')
 if job.owner ~= ARGV[1] then return false end
+if fid ~= '' then
+  for fe in string.gmatch(job.fe or '', '[^,]+') do if fe ~= fid then return job.state end end
+end
 if job.state == 'queued' then
   end_job(jid, 'cancelled', CANCELLED, clock())
   return 'cancelled'

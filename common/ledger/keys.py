@@ -21,6 +21,9 @@ p cr:<wid>               hash   its last CLAIM: the request's name, job, epoch; 
 p fes                    zset   front end -> last beat
 p fw:<fid>               set    the jobs it watches
 p un                     zset   'cancel' jobs without a watcher -> since when
+p o:<owner>              zset   its newest jobs -> when they came; more than are still kept
+p idem:<name>            hash   the job of an idempotency key, the digest of its request
+p orphan:<name>          string the job of a request whose client went and may ask again
 p dl                     zset   open jobs -> when to look at their deadline
 p ended:<parent>         list   jobs of a parent that have ended; whoever keeps the parent takes them
 p m:<model>              hash   card, tokenizer files (first partition only)
@@ -38,6 +41,21 @@ def tag(partition: int) -> str:
 def job(p: str, job_id: str) -> str:
     """A job."""
     return f"{p}:j:{job_id}"
+
+
+def log(p: str, job_id: str) -> str:
+    """Its items."""
+    return f"{p}:t:{job_id}"
+
+
+def owned(p: str, owner: str) -> str:
+    """An owner's newest jobs."""
+    return f"{p}:o:{owner}"
+
+
+def orphan(p: str, name: str) -> str:
+    """A job that a repeated request may take over."""
+    return f"{p}:orphan:{name}"
 
 
 def workers(p: str) -> str:

@@ -2,24 +2,29 @@
 
 import secrets
 import threading
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import astuple
 from functools import partial
 from typing import Any
 
 import redis
 
 from common.cards import ModelCard
-from common.errors import InternalError, RateLimitError, StorageError
+from common.errors import ConflictError, InternalError, RateLimitError, StorageError
 from common.jobs import CLASSES, Class, Job
 from common.ledger import keys, wire
 from common.ledger.partition import Partition
 from common.ledger.replies import (
+    NEVER_AGAIN,
     Beat,
     BeatReply,
     Claim,
     Emission,
     EmitReply,
+    KnownJobError,
+    Once,
     Place,
+    Record,
     Ring,
     State,
     Watched,
@@ -32,6 +37,7 @@ _UNWATCHED_S = 30.0
 _GRACE_S = 30.0
 _ROUND = 100  # what one sweep does in one step
 _MOST_PINGS = 8  # without an answer
+_ORPHAN_S = 60
 
 
 class Bell:
@@ -82,20 +88,24 @@ class Ledger:
         """Where jobs of this owner live."""
         return int(owner[:2], 16) % len(self.partitions)
 
-    def submit(self, job: Job, limits: Limits, front_end: str | None = None) -> Place:
+    def submit(self, job: Job, limits: Limits, front_end: str | None = None, once: Once = NEVER_AGAIN) -> Place:
         """SUBMIT: keep the job, queue it, and watch it for ``front_end``; once or not at all.
 
-        A job that is here already stays as it is; its place is 0 once it runs. Raises RateLimitError (queue_full,
-        deadline_unreachable) and StorageError.
+        A job that is here already stays as it is; its place is 0 once it runs. Raises KnownJobError where another job
+        is the same request, ConflictError, RateLimitError (queue_full, deadline_unreachable) and StorageError.
         """
         wait = "" if job.max_wait_s is None else job.max_wait_s
         head = (job.id, front_end or "", limits.waiting_class, limits.waiting_share, job.end_s, wait)
-        verdict, *rest = self._of(job.id).run("submit", *head, *wire.submission(job))
+        verdict, *rest = self._of(job.id).run("submit", *head, *astuple(once), *wire.submission(job))
         match verdict:
             case b"ok":
                 return wire.place(*rest)
             case b"again":
                 return self.place(job.owner, job.id) or Place(0, 0.0)
+            case b"known":
+                raise KnownJobError(rest[0].decode())
+            case b"conflict":
+                raise ConflictError("This Idempotency-Key came before with another request.")
             case b"full":
                 message, code = "Too many requests wait; try again later.", "queue_full"
             case b"late":
@@ -124,9 +134,43 @@ class Ledger:
         holder, body = part.ask(lambda: part.redis.hmget(key, ["owner", "body"]))
         return Job.decode(body) if holder is not None and holder.decode() == owner else None
 
-    def cancel(self, owner: str, job_id: str) -> State | None:
-        """CANCEL: a waiting job ends at once, a running one with its worker's next EMIT or beat. The state after it."""
-        state: bytes | None = self._of(job_id).run("cancel", owner, job_id)
+    def record(self, owner: str, job_id: str) -> Record | None:
+        """The job and where it stands; None: not here, or not yours."""
+        part = self._of(job_id)
+        found = part.ask(lambda: part.redis.hmget(keys.job(part.tag, job_id), *wire.RECORD))
+        if found[0] is None or found[0].decode() != owner:
+            return None
+        last = part.ask(lambda: part.redis.lindex(keys.log(part.tag, job_id), -1)) if found[-1] is not None else None
+        return wire.record(found, last)
+
+    def owned(self, owner: str, after: str | None = None) -> Iterator[str]:
+        """The ids of an owner's jobs, the newest first, also of some that are not kept any more; behind one of them."""
+        part = self.partitions[self.partition(owner)]
+        key = keys.owned(part.tag, owner)
+        start = 0
+        if after is not None:
+            rank = part.ask(lambda: part.redis.zrevrank(key, after))
+            start = part.ask(lambda: part.redis.zcard(key)) if rank is None else rank + 1
+        while page := part.ask(partial(part.redis.zrevrange, key, start, start + _ROUND - 1)):
+            yield from (one.decode() for one in page)
+            start += len(page)
+
+    def was_owned(self, owner: str, job_id: str) -> bool:
+        """Whether such a job came, however long ago."""
+        part = self._of(job_id)
+        return part.ask(lambda: part.redis.zscore(keys.owned(part.tag, owner), job_id)) is not None
+
+    def orphan(self, job: Job, name: str) -> None:
+        """Its client has gone; who asks the same again within a minute takes it over."""
+        part = self._of(job.id)
+        part.ask(lambda: part.redis.set(keys.orphan(part.tag, name), job.id, ex=_ORPHAN_S))
+
+    def cancel(self, owner: str, job_id: str, unless_watched_beside: str = "") -> State | None:
+        """CANCEL: a waiting job ends at once, a running one with its worker's next EMIT or beat. The state after it.
+
+        ``unless_watched_beside``: a front end; if others watch the job, nothing happens.
+        """
+        state: bytes | None = self._of(job_id).run("cancel", owner, job_id, unless_watched_beside)
         return None if state is None else wire.state(state)
 
     def place(self, owner: str, job_id: str) -> Place | None:

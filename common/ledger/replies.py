@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from common.jobs import Class, Delta, Entry, Job
+from common.jobs import Class, Delta, Entry, Failed, Job
 
 State = Literal["queued", "running", "done", "failed", "cancelled", "expired"]
 End = Literal["done", "failed", "cancelled", "expired"]
@@ -16,6 +16,33 @@ class Place:
 
     position: int
     eta_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Once:
+    """By what a request is known that may come twice; all are hashes."""
+
+    key: str = ""  # of owner and idempotency key
+    digest: str = ""  # of path and body
+    orphan: str = ""  # of owner, path and body, where it says that it comes again
+
+
+NEVER_AGAIN = Once()
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A job and where it stands."""
+
+    job: Job
+    state: State
+    attempts: int
+    tokens: int  # generated
+    seq: int  # items in the log
+    came: float  # Unix seconds, as the others
+    begun: float | None
+    ended: float | None
+    error: Failed | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,3 +135,11 @@ class Beat:
     who: str
     at: str  # Redis TIME, as stored
     partition: int = 0
+
+
+class KnownJobError(Exception):
+    """The request is one that was submitted before, as this job."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(job_id)
+        self.job_id = job_id

@@ -1,11 +1,35 @@
 -- SUBMIT: keep the job, queue it, watch it; once or not at all.
--- ARGV: jid, front end or '', limit of the class, limit of the share, end_s, max_wait_s or '', then the job's fields
+-- ARGV: jid, front end or '', limit of the class, limit of the share, end_s, max_wait_s or '', then what may name
+-- another job that is the same request (idempotency key and digest of the body, orphan; each or ''), the job's fields
 local jid, fid = ARGV[1], ARGV[2]
+local idem, digest, orphan = ARGV[7], ARGV[8], ARGV[9]
 local job = {}
-for i = 7, #ARGV, 2 do job[ARGV[i]] = ARGV[i + 1] end
+for i = 10, #ARGV, 2 do job[ARGV[i]] = ARGV[i + 1] end
 local key, model, cls, share = p .. 'j:' .. jid, job.model, job.cls, job.share
 local owner = redis.call('HGET', key, 'owner')
 if owner then return {owner == job.owner and 'again' or 'taken'} end
+
+-- Another job that is there, and did not end badly.
+local function is_good(other)
+  local told = fields(other, 'owner', 'state')
+  return told.owner == job.owner and (told.state == 'queued' or told.state == 'running' or told.state == 'done')
+end
+
+if idem ~= '' then
+  local known = redis.call('HMGET', p .. 'idem:' .. idem, 'jid', 'digest')
+  if known[1] and is_good(known[1]) then
+    if known[2] ~= digest then return {'conflict'} end
+    return {'known', known[1]}
+  end
+end
+if orphan ~= '' then
+  local name = p .. 'orphan:' .. orphan
+  local other, taker = string.match(redis.call('GET', name) or '', '^(%x+)(.*)$')
+  if other and (taker == '' or taker == ' ' .. jid) and is_good(other) then
+    redis.call('SET', name, other .. ' ' .. jid, 'KEEPTTL') -- each once, also when this reply is lost
+    return {'known', other}
+  end
+end
 
 local at = clock()
 local own = redis.call('LLEN', list_of(model, cls, share))
@@ -22,11 +46,21 @@ if ARGV[6] ~= '' then
   if wait ~= '' and tonumber(wait) > tonumber(ARGV[6]) then return {'late', wait} end
   wait_at = math.min(end_at, at + tonumber(ARGV[6]))
 end
-redis.call('HSET', key, 'state', 'queued', 'epoch', 0, 'seq', 0, 'ntok', 0, 'attempts', 0, 'fe', fid,
-  'end_at', stamp(end_at), 'wait_at', stamp(wait_at), unpack(ARGV, 7))
+redis.call('HSET', key, 'state', 'queued', 'epoch', 0, 'seq', 0, 'ntok', 0, 'attempts', 0, 'fe', fid, 'came', stamp(at),
+  'end_at', stamp(end_at), 'wait_at', stamp(wait_at), unpack(ARGV, 10))
 redis.call('ZADD', p .. 'dl', stamp(wait_at), jid)
 redis.call('SADD', p .. 'models', model)
 enqueue(jid, model, cls, share, job.priority == '1')
+if idem ~= '' then
+  redis.call('HSET', p .. 'idem:' .. idem, 'jid', jid, 'digest', digest)
+  redis.call('EXPIRE', p .. 'idem:' .. idem, 86400)
+end
+if cls ~= 'batch' then
+  local mine = p .. 'o:' .. job.owner
+  redis.call('ZADD', mine, stamp(at), jid)
+  redis.call('ZREMRANGEBYRANK', mine, 0, -10001)
+  redis.call('EXPIRE', mine, 2592000)
+end
 if fid ~= '' then listen(jid, fid, at)
 elseif job.on_disconnect == 'cancel' then redis.call('ZADD', p .. 'un', stamp(at), jid) end
 return {'ok', tostring(place), wait}

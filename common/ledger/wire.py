@@ -6,7 +6,7 @@ from typing import Literal, cast
 
 from common.errors import CancelledError, ExpiredError, InternalError
 from common.jobs import CLASSES, Class, Delta, Entry, Failed, Job, decode_event
-from common.ledger.replies import BeatReply, Claim, Emission, EmitReply, Place, Ring, State, Watched, WorkerInfo
+from common.ledger.replies import BeatReply, Claim, Emission, EmitReply, Place, Record, Ring, State, Watched, WorkerInfo
 
 Ids = Sequence[bytes]
 Counts = Sequence[bytes | None]
@@ -39,6 +39,26 @@ def submission(job: Job) -> list[str | int | float]:
         "body": job.encode(),
     }
     return [part for pair in told.items() for part in pair]
+
+
+RECORD = ("owner", "body", "state", "attempts", "ntok", "seq", "came", "begun", "ended")
+
+
+def record(found: Sequence[bytes | None], last: bytes | None) -> Record:
+    """A job's hash, those fields, and the last item of its log where it has ended."""
+    body, name, attempts, tokens, seq, came, begun, ended = found[1:]
+    end = None if last is None else decode_event(last)
+    return Record(
+        job=Job.decode(body or b""),
+        state=state(name or b""),
+        attempts=int(attempts or 0),
+        tokens=int(tokens or 0),
+        seq=int(seq or 0),
+        came=float(came or 0),
+        begun=None if begun is None else float(begun),
+        ended=None if ended is None else float(ended),
+        error=end if isinstance(end, Failed) else None,
+    )
 
 
 def place(position: bytes, eta: bytes) -> Place:

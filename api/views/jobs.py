@@ -1,0 +1,168 @@
+"""Jobs as their owner sees them: where they stand, what they said, cancelled or run again."""
+
+import re
+import secrets
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
+from typing import Any, get_args
+
+from flask import Blueprint, Response, g, request
+
+from api.errors import json_response
+from api.state import state
+from api.views.sse import looked_after, streamed
+from common.errors import ExpiredError, InvalidRequestError, NotFoundError
+from common.jobs import Kind, Usage, new_id, strip_prefix
+from common.ledger.replies import Place, Record, State
+from common.render import chat, completions
+from common.render.frames import Shape, usage_body
+
+bp = Blueprint("jobs", __name__, url_prefix="/v1/jobs")
+_SHAPES: dict[Kind, Shape] = {"chat": chat, "completion": completions}
+_PATHS: dict[Kind, str] = {"chat": "/v1/chat/completions", "completion": "/v1/completions"}
+_PREFIXES: dict[Kind, str] = {"chat": "chatcmpl-", "completion": "cmpl-"}
+_MOST, _USUAL = 100, 20
+_SCANNED = 10_000  # jobs that one call looks at
+_OPEN = ("queued", "running")
+_EVENT = re.compile(r"[0-9]{1,12}")
+
+
+@bp.get("")
+def every() -> Response:
+    """The owner's jobs, the newest first: ``status``, ``model``, ``user``, ``limit``, ``after``."""
+    most = _number("limit", _USUAL, 1, _MOST)
+    after = request.args.get("after")
+    found = list(islice(_matching(_bare(after) if after else None), most + 1))
+    told = [_told(record) for record in found[:most]]
+    ends = {"first_id": told[0]["id"], "last_id": told[-1]["id"]} if told else {"first_id": None, "last_id": None}
+    return json_response({"object": "list", "data": told, "has_more": len(found) > most} | ends)
+
+
+@bp.get("/<job_id>")
+def one(job_id: str) -> Response:
+    """Where it stands."""
+    return json_response(_told(_record(job_id)))
+
+
+@bp.get("/<job_id>/events")
+def events(job_id: str) -> Response:
+    """Its stream, behind ``Last-Event-ID`` or ``after``; of one that has ended, again."""
+    record = _record(job_id)
+    after = _after(record)
+    feed = looked_after(state().follow(record.job, after))
+    return streamed(feed, _SHAPES[record.job.reply.kind])
+
+
+@bp.post("/<job_id>/cancel")
+def cancel(job_id: str) -> Response:
+    """A waiting one ends at once, a running one with its next step; one that has ended stays as it is."""
+    record = _record(job_id)
+    state().ledger.cancel(g.who.owner, record.job.id)
+    return json_response(_told(_record(job_id)))
+
+
+@bp.post("/<job_id>/replay")
+def replay(job_id: str) -> Response:
+    """The same input once more, as a new job; ``seed`` may be another, and is drawn where it is not said."""
+    old = _record(job_id).job
+    seed = _number("seed", 0, -(2**63), 2**63 - 1) or secrets.randbits(63) or 1
+    job = replace(
+        old,
+        id=new_id(int(old.id[-2:], 16)),
+        seed=seed,
+        created=int(time.time()),
+        on_disconnect="finish",
+        max_wait_s=None,
+    )
+    state().refuse_if_unable()
+    state().submit(job)
+    g.job_id = job.id
+    return json_response(_told(_record(f"job_{job.id}")), 201)
+
+
+def _matching(after: str | None) -> Iterator[Record]:
+    told = request.args
+    status, model = told.get("status"), told.get("model")
+    if status is not None and status not in get_args(State):
+        raise InvalidRequestError(f"status: one of {', '.join(get_args(State))}.", param="status")
+    share = g.who.share(told["user"]) if "user" in told else None
+    for job_id in islice(state().ledger.owned(g.who.owner, after), _SCANNED):
+        record = state().ledger.record(g.who.owner, job_id)
+        if record is None or status not in {None, record.state} or model not in {None, record.job.model}:
+            continue
+        if share in {None, record.job.share}:
+            yield record
+
+
+def _bare(public: str) -> str:
+    job_id = strip_prefix(public)
+    if job_id is None:
+        raise NotFoundError("No job has this id.")
+    return job_id
+
+
+def _record(public: str) -> Record:
+    """Raises NotFoundError, and ExpiredError for one that was there."""
+    job_id, ledger = _bare(public), state().ledger
+    record = ledger.record(g.who.owner, job_id)
+    if record is None:
+        if ledger.was_owned(g.who.owner, job_id):
+            raise ExpiredError("This job is not kept any more.")
+        raise NotFoundError("No job has this id.")
+    return record
+
+
+def _after(record: Record) -> int:
+    """How much the client has seen; the end is always told again."""
+    name = "after" if "after" in request.args else "Last-Event-ID"
+    told = request.args.get("after") or request.headers.get("Last-Event-ID") or "0"
+    if not _EVENT.fullmatch(told):
+        raise InvalidRequestError(f"{name}: the number of an event.", param=name)
+    has_ended = record.state not in _OPEN
+    if has_ended and int(told) > record.seq:
+        raise InvalidRequestError(f"{name}: this job has {record.seq} events.", param=name)
+    return min(int(told), record.seq - 1) if has_ended else int(told)
+
+
+def _number(name: str, usual: int, least: int, most: int) -> int:
+    told = request.args.get(name)
+    if told is None:
+        return usual
+    try:
+        number = int(told)
+    except ValueError:
+        number = least - 1
+    if not least <= number <= most:
+        raise InvalidRequestError(f"{name}: a number from {least} to {most}.", param=name)
+    return number
+
+
+def _told(record: Record) -> dict[str, Any]:
+    job, kind = record.job, record.job.reply.kind
+    place = state().ledger.place(job.owner, job.id) if record.state == "queued" else None
+    return {
+        "id": f"job_{job.id}",
+        "object": "job",
+        "status": record.state,
+        "model": job.model,
+        "endpoint": _PATHS[kind],
+        "answer_id": _PREFIXES[kind] + job.id,
+        "stream": job.reply.stream,
+        "class": job.cls,
+        "created_at": record.came,
+        "started_at": record.begun,
+        "ended_at": record.ended,
+        "attempts": record.attempts,
+        "queue": place and _queue(place),
+        "events": record.seq,
+        "usage": usage_body(Usage(job.prompt_tokens, record.tokens)),
+        "error": record.error and record.error.body()["error"],
+        "seed": job.seed,
+        "metadata": job.reply.metadata,
+    }
+
+
+def _queue(place: Place) -> dict[str, Any]:
+    return {"position": place.position} | ({} if place.eta_s is None else {"eta_s": place.eta_s})
