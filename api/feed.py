@@ -54,6 +54,7 @@ class Feed:
         self.is_over = False  # its last entry was handed on
         self.is_answered = False  # the client was told of another end
         self.is_replayed = submit is None  # another request made it
+        self.asker = "" if submit is None else job.id  # whose business the job's end is, should this client go
         self.orphan = ""  # the name under which the same request may take its job over, if this client goes
         self._hub, self._ledger, self._submit = hub, ledger, submit
         self._may_replay = not job.reply.stream  # nothing was shown before the end

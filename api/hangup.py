@@ -92,7 +92,7 @@ class Sweeper:
         for feed in due:
             try:
                 if not feed.is_over and not self._hub.has_others(feed):
-                    self._ledger.cancel(feed.job.owner, feed.job.id, self._hub.front_end)
+                    self._ledger.cancel(feed.job.owner, feed.job.id, self._hub.front_end, feed.asker)
             except StorageError:
                 return  # the next sweep tries again
             with self._lock:

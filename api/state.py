@@ -126,7 +126,7 @@ class State:
         try:
             self._patiently(until, feed.open)
         except KnownJobError as known:
-            return self._of_known(who, known.job_id, until)
+            return self._of_known(who, known.job_id, until, asker=job.id)
         except StorageError:
             self.sweeper.lost(feed)  # it may have been stored although we never heard so
             raise
@@ -140,11 +140,13 @@ class State:
         feed.open()
         return feed
 
-    def _of_known(self, who: Principal, job_id: str, until: float) -> Feed:
+    def _of_known(self, who: Principal, job_id: str, until: float, *, asker: str) -> Feed:
         job = self._patiently(until, lambda: self.ledger.job(who.owner, job_id))
         if job is None:
             raise StorageError("The first answer to this request has just expired; ask again.", retry_after_s=1)
-        return self.follow(job)
+        feed = self.follow(job)
+        feed.asker = asker
+        return feed
 
     def end_feed(self, feed: Feed) -> None:
         """Its reader reads no more; unless it knows the end, its client has gone."""

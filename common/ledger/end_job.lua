@@ -76,6 +76,21 @@ local function listen(jid, fid, at)
   redis.call('ZREM', p .. 'un', jid)
 end
 
+-- The same for one that is open already, where fewer than four front ends hear of it; 1: it hears.
+local function hear(jid, fes, fid)
+  local count, heard = 0, 0
+  for fe in string.gmatch(fes or '', '[^,]+') do
+    count = count + 1
+    if fe == fid then heard = 1 end
+  end
+  if heard == 0 and count < 4 then
+    redis.call('HSET', p .. 'j:' .. jid, 'fe', count == 0 and fid or (fes .. ',' .. fid))
+    heard = 1
+  end
+  if heard == 1 then listen(jid, fid, clock()) end
+  return heard
+end
+
 -- A running job is to end: its worker hears of it.
 local function cancel(jid, job)
   redis.call('HSET', p .. 'j:' .. jid, 'cancel', 1)

@@ -165,12 +165,13 @@ class Ledger:
         part = self._of(job.id)
         part.ask(lambda: part.redis.set(keys.orphan(part.tag, name), job.id, ex=_ORPHAN_S))
 
-    def cancel(self, owner: str, job_id: str, unless_watched_beside: str = "") -> State | None:
+    def cancel(self, owner: str, job_id: str, unless_watched_beside: str = "", asker: str = "") -> State | None:
         """CANCEL: a waiting job ends at once, a running one with its worker's next EMIT or beat. The state after it.
 
-        ``unless_watched_beside``: a front end; if others watch the job, nothing happens.
+        ``unless_watched_beside``: a front end; if others watch the job, nothing happens. ``asker``: the job that a
+        request would have been; if an equal request came after it, nothing happens.
         """
-        state: bytes | None = self._of(job_id).run("cancel", owner, job_id, unless_watched_beside)
+        state: bytes | None = self._of(job_id).run("cancel", owner, job_id, unless_watched_beside, asker)
         return None if state is None else wire.state(state)
 
     def place(self, owner: str, job_id: str) -> Place | None:

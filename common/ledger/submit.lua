@@ -9,17 +9,28 @@ local key, model, cls, share = p .. 'j:' .. jid, job.model, job.cls, job.share
 local owner = redis.call('HGET', key, 'owner')
 if owner then return {owner == job.owner and 'again' or 'taken'} end
 
--- Another job that is there, and did not end badly.
+-- Another job that is there, and neither ended badly nor is about to.
 local function is_good(other)
-  local told = fields(other, 'owner', 'state')
-  return told.owner == job.owner and (told.state == 'queued' or told.state == 'running' or told.state == 'done')
+  local told = fields(other, 'owner', 'state', 'cancel')
+  if told.owner ~= job.owner then return false end
+  return told.state == 'done' or (told.state == 'queued' or told.state == 'running') and not told.cancel
+end
+
+-- It is this request's from here on: the hang-up of whoever asked before cancels nothing.
+local function join(other)
+  local told = fields(other, 'state', 'fe')
+  if told.state ~= 'done' then
+    redis.call('HSET', p .. 'j:' .. other, 'asker', jid)
+    if fid ~= '' then hear(other, told.fe, fid) end
+  end
+  return {'known', other}
 end
 
 if idem ~= '' then
   local known = redis.call('HMGET', p .. 'idem:' .. idem, 'jid', 'digest')
   if known[1] and is_good(known[1]) then
     if known[2] ~= digest then return {'conflict'} end
-    return {'known', known[1]}
+    return join(known[1])
   end
 end
 if orphan ~= '' then
@@ -27,7 +38,7 @@ if orphan ~= '' then
   local other, taker = string.match(redis.call('GET', name) or '', '^(%x+)(.*)$')
   if other and (taker == '' or taker == ' ' .. jid) and is_good(other) then
     redis.call('SET', name, other .. ' ' .. jid, 'KEEPTTL') -- each once, also when this reply is lost
-    return {'known', other}
+    return join(other)
   end
 end
 
