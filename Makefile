@@ -8,7 +8,7 @@ READY := .venv/ready-$(LOCK)
 NATIVE := worker/engine/attend.so
 INDEX := $(if $(PENSTOCK_TORCH_INDEX),--extra-index-url $(PENSTOCK_TORCH_INDEX))
 
-.PHONY: help run test gpu check clients compose-test bench bench-gpu clean
+.PHONY: help run test gpu check clients compose-test chaos bench bench-gpu clean
 
 help: ## what can be done here
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ clients: $(READY) ## the JavaScript SDK against the bundled model; needs node an
 
 compose-test: ## one answer through the stack of docker-compose.yml
 	@ops/docker/compose-test.sh
+
+chaos: $(READY) $(NATIVE) ## N faults against the whole house: SEED=… repeats them, M=demo takes the bundled model
+	@$(PY) -m tests.chaos $(if $(N),--faults $(N)) $(if $(SEED),--seed $(SEED)) $(if $(M),--model $(M))
 
 bench: $(READY) $(NATIVE) ## the figures, as a table and in build/bench.json
 	@GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(PY) -m ops.bench # as in a worker, for ours and for others

@@ -11,7 +11,10 @@ import pytest
 from common.settings import REPOSITORY, Settings
 
 LINES = 400
-SLOW = {"test_a_house_under_attack_stands_and_goes_on_speaking"}  # each @slow test, by name; up to 300 s
+SLOW = {  # each @slow test, by name; up to 300 s
+    "test_a_house_under_attack_stands_and_goes_on_speaking",
+    "test_nothing_is_lost_doubled_left_out_repeated_or_changed",
+}
 FOLDERS: tuple[str, ...] = (
     "api/views",
     "common/constraints",

@@ -5,7 +5,7 @@ from transformers.models.auto.tokenization_auto import AutoTokenizer
 
 from common.bundle import unpack
 from common.jobs import Delta, Sampling
-from tests.worker.claims import a_claim, answers, counting, spelled
+from tests.worker.claims import a_claim, answers, counting, is_failed, spelled
 from worker.models.counting import CONTEXT, Counting
 
 
@@ -73,3 +73,11 @@ def test_a_door_can_spell_for_it(tmp_path: Path) -> None:
     assert tuple(tokenizer("Grüße 12")["input_ids"]) == spelled("Grüße 12")
     assert tokenizer.apply_chat_template([{"role": "user", "content": "1 2"}], tokenize=False) == "1 2\n"
     assert Counting("", 1).files() == Counting("answer=3", 9).files()
+
+
+def test_it_breaks_where_it_was_told_to_and_nothing_of_a_broken_step_is_kept() -> None:
+    broken, sound = counting("7 ", 8, seed=1), counting("7 1", 8, seed=2)
+    notes = answers(Counting("raise_at=9&answer=100", 2), a_claim(broken), a_claim(sound))
+
+    assert (notes.text(broken), is_failed(notes, broken)) == ("8 9", True)
+    assert (notes.text(sound), is_failed(notes, sound)) == (" 2 3 4 5", False)

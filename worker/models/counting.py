@@ -2,11 +2,13 @@
 
 ``counting:?step_ms=5&answer=200`` in a model's ``path``. Its tokens are bytes. Greedy, it goes on counting from where
 the text so far ends (from 1 when that is not a number) up to ``answer``; sampled, it draws digits and spaces.
+``raise_at`` and ``hang_at`` are numbers behind which its step fails, or never ends: so can a request break a worker.
 """
 
 import json
 import math
 import re
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from urllib.parse import parse_qsl
@@ -58,12 +60,17 @@ class Counting:
         self.bounds = Bounds(min(context or CONTEXT, CONTEXT), (self._ids[_END],))
         self._step_s = float(told.get("step_ms", 0)) / 1000
         self._answer = int(told.get("answer", 200))
+        self._raise_at, self._hang_at = told.get("raise_at", ""), told.get("hang_at", "")
         self._tails: dict[int, str] = {}
+        self._fresh: dict[int, str] = {}  # those of the step under way
 
     def step(self, feeds: Sequence[Feed]) -> Mapping[int, Drawn]:
         """One character each."""
         time.sleep(self._step_s)  # as long as a forward pass would take
-        return {feed.slot: self._drawn(feed) for feed in feeds}
+        self._fresh = {}
+        drawn = {feed.slot: self._drawn(feed) for feed in feeds}
+        self._tails |= self._fresh  # not before: a step that fails is done again
+        return drawn
 
     def free(self, slot: int) -> None:
         """Forget its text."""
@@ -108,7 +115,7 @@ class Counting:
 
     def _next(self, feed: Feed) -> int:
         before = self._tails.get(feed.slot, "") if feed.position else ""
-        tail = self._tails[feed.slot] = (before + self.decode(feed.tokens))[-_TAIL:]
+        tail = self._fresh[feed.slot] = (before + self.decode(feed.tokens))[-_TAIL:]
         position = feed.position + len(feed.tokens)
         if feed.draw.temperature > 0:
             return self._ids[_DRAWN[int(len(_DRAWN) * rng.uniform(feed.draw.key, position))]]
@@ -121,5 +128,13 @@ class Counting:
             if number != found[2] and number.startswith(found[2]):
                 return number[len(found[2])]
         if found := _ALONE.search(tail):
+            self._break_at(found[1])
             return _END if int(found[1]) >= self._answer else " "
         return "1"
+
+    def _break_at(self, number: str) -> None:
+        """What it was told to do behind this one."""
+        if number == self._raise_at:
+            raise RuntimeError(f"told to fail at {number}")
+        if number == self._hang_at:
+            threading.Event().wait()

@@ -1,0 +1,53 @@
+"""``make chaos N=1000``: faults drawn from a seed against the whole house; ``build/chaos.json`` and a table.
+
+``SEED=…`` repeats a run. ``M=demo`` serves the bundled model instead of the one that counts. Exit status 1 when
+anything was lost, doubled, left out, repeated or changed.
+"""
+
+import argparse
+import random
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from common.settings import REPOSITORY
+from tests.chaos.faults import KINDS
+from tests.chaos.history import fixed
+from tests.chaos.house import DEMO, Size
+from tests.chaos.run import Order, by_asking, by_counting, run
+
+OUT = REPOSITORY / "build" / "chaos.json"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="make chaos", description=__doc__)
+    parser.add_argument("--faults", type=int, default=100)
+    parser.add_argument("--model", choices=("counting", "demo"), default="counting")
+    parser.add_argument("--seed", type=int, default=random.randrange(10**6))
+    parser.add_argument("--clients", type=int, default=16)
+    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--keep", type=Path, help="where the processes' logs stay")
+    told = parser.parse_args()
+    order = Order(told.seed, told.faults, clients=told.clients)
+    answers = by_counting
+    if told.model == "demo":
+        kinds = tuple(kind for kind in KINDS if not kind.startswith("step"))  # it obeys nobody
+        order = replace(order, size=Size(workers=2), kinds=kinds, toml=DEMO, questions=fixed)
+        answers = by_asking
+    with tempfile.TemporaryDirectory() as folder:
+        place = told.keep or Path(folder)
+        place.mkdir(parents=True, exist_ok=True)
+        report = run(order, place, _say, answers)
+    report.write(told.out)
+    _say(report.table())
+    return 0 if report.is_good() else 1
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
