@@ -195,6 +195,11 @@ def child_environment(settings: Settings, **changes: str) -> dict[str, str]:
     return environment | changes
 
 
+def client_environment() -> tuple[str | None, str | None]:
+    """Where our own commands find a service, and the key they show: as OpenAI's SDKs read it."""
+    return os.environ.get("OPENAI_BASE_URL"), os.environ.get("OPENAI_API_KEY")  # noqa: TID251
+
+
 def bare_environment() -> dict[str, str]:
     """This process's environment without our settings: what a stranger's shell would give."""
     return {name: value for name, value in os.environ.items() if not name.startswith(_PREFIX)}  # noqa: TID251
