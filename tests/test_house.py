@@ -191,7 +191,8 @@ def _normal(name: str) -> str:
 
 def test_the_commands_of_the_readme_exist() -> None:
     targets = set(re.findall(r"^([a-z-]+):", TEXTS["Makefile"], re.MULTILINE))
-    commands = set(re.findall(r"^def (\w+)\(", PYTHON["ops/cli/main.py"], re.MULTILINE))
+    main = PYTHON["ops/cli/main.py"]
+    commands = {*re.findall(r"^def (\w+)\(", main, re.MULTILINE), *re.findall(r'add_typer\(.*name="(\w+)"', main)}
     pages = "\n".join(text for name, text in TEXTS.items() if name.endswith(".md") and "weights" not in name)
 
     assert set(re.findall(r"`?make ([a-z-]+)`", pages)) <= targets
