@@ -25,7 +25,7 @@ from common.constraints.check import check
 from common.constraints.spec import Constraint, RefusedConstraintError, Wanted
 from common.door.control import NOTHING, Controls
 from common.door.template import RefusedError, Template, Turn
-from common.door.tools import for_template, planned, words_of
+from common.door.tools import check_each, for_template, planned, words_of
 from common.toolformat import ToolFormat, ToolPlan, is_marker
 
 CPU_S = 2  # of one request
@@ -101,7 +101,7 @@ class _Tokenizer:
             elif wanted is not None:
                 constraint = built(wanted)
             if constraint is not None:
-                check(constraint, self._markers)
+                self._check(constraint, asked)
         except RefusedConstraintError as refused:
             is_tools = wanted is None or (constraint is not None and constraint.kind == "tools")
             field, kind = ("tools", "tools") if wanted is None or is_tools else (wanted.field, wanted.kind)
@@ -109,6 +109,15 @@ class _Tokenizer:
             told = refused.message.removeprefix(f"{kind}: ")
             raise RefusedError(f"{field}: {told}{place}", param=field) from None
         return constraint, plan
+
+    def _check(self, constraint: Constraint, asked: dict[str, Any] | None) -> None:
+        """Raises RefusedConstraintError, and RefusedError where a single tool is the reason."""
+        try:
+            check(constraint, self._markers)
+        except RefusedConstraintError:
+            if constraint.kind == "tools" and asked is not None:
+                check_each(asked["tools"])
+            raise
 
     def shown(
         self, prompt: dict[str, Any], hint: str | None, tools: list[dict[str, Any]] | None, form: ToolFormat | None

@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from common.constraints.build import built, enforceable, from_lark
+from common.constraints.build import built, enforceable, from_lark, from_schema
+from common.constraints.check import check
 from common.constraints.dialect import validator
 from common.constraints.limits import bound_tools
 from common.constraints.spec import Constraint, Note, RefusedConstraintError, Wanted, mode_of
@@ -77,6 +78,17 @@ def _lowered(
             raise _refused(name, at, str(error).partition("\n")[0], "") from None
         notes[name] = tuple(replace(note, pointer=place + note.pointer) for note in found)
     return lowered, notes, looked_at
+
+
+def check_each(tools: Sequence[Tool]) -> None:
+    """Each tool's parameters alone, where all together are too much. Raises RefusedError."""
+    for at, tool in enumerate(tools):
+        function = tool["function"]
+        try:
+            if function.get("parameters") is not None:
+                check(from_schema(function["parameters"] | {"type": "object"}))
+        except RefusedConstraintError as refused:
+            raise _refused(function["name"], at, refused.message.removeprefix("json: "), refused.pointer) from None
 
 
 def _refused(name: str, at: int, why: str, pointer: str) -> RefusedError:

@@ -316,6 +316,7 @@ def test_what_cannot_be_done_is_refused_by_name(ask: Ask, fields: dict[str, Any]
         (UNIQUE, "uniqueItems"),
         ({"type": "strange"}, "type"),
         ({"$ref": "https://elsewhere/schema"}, r"\$ref"),
+        ({"type": "object", "properties": {"a": {"enum": []}}, "required": ["a"]}, "refuses it"),
     ],
 )
 def test_a_schema_that_cannot_be_held_is_refused_with_its_tool_and_place(ask: Ask, parameters: Any, said: str) -> None:
