@@ -84,6 +84,7 @@ class State:
     door: Door
     tickets: Tickets
     draining: threading.Event = field(default_factory=threading.Event)
+    drained: threading.Event = field(default_factory=threading.Event)  # whoever still reads is told
 
     def start(self) -> None:
         """Open the lines."""
@@ -109,6 +110,7 @@ class State:
             timer.start()
 
     def _end_feeds(self) -> None:
+        self.drained.set()
         for listener in self.hub.listeners():
             listener.drain()
 
@@ -121,6 +123,7 @@ class State:
         began = time.monotonic()
         until = began + _PATIENCE_S
         job = self._patiently(until, lambda: self.door.admit(ask, who, headers))
+        self._refuse_if_draining()  # it may have begun while the door looked
         self.hub.wait_heard(partition_of(job), max(0.0, until - time.monotonic()))
         feed = Feed(self.hub, self.ledger, job, submit=partial(self.submit, once=once), began=began)
         try:
@@ -130,7 +133,7 @@ class State:
         except StorageError:
             self.sweeper.lost(feed)  # it may have been stored although we never heard so
             raise
-        return feed
+        return self._opened(feed)
 
     def follow(self, job: Job, after: int = 0) -> Feed:
         """What is read of a job that is there, behind so many items. Raises ApiError."""
@@ -138,6 +141,11 @@ class State:
         self.hub.wait_heard(partition_of(job), _PATIENCE_S)
         feed = Feed(self.hub, self.ledger, job, after=after)
         feed.open()
+        return self._opened(feed)
+
+    def _opened(self, feed: Feed) -> Feed:
+        if self.drained.is_set():  # it came too late to be among those that were told
+            feed.drain()
         return feed
 
     def _of_known(self, who: Principal, job_id: str, until: float, *, asker: str) -> Feed:
@@ -163,12 +171,15 @@ class State:
 
     def refuse_if_unable(self) -> None:
         """Raises DrainingError, UnavailableError and StorageError where nothing new is taken."""
-        if self.draining.is_set():
-            raise DrainingError("This server is going down; ask again.", retry_after_s=1)
+        self._refuse_if_draining()
         if self.hub.count() >= self.settings.limits.streams:
             raise UnavailableError("Too many answers are open here; ask again.", retry_after_s=_BUSY_RETRY_S)
         if self.pulse.memory_fraction > self.settings.limits.memory_fraction:
             raise StorageError("The storage is full; try again later.", retry_after_s=10)
+
+    def _refuse_if_draining(self) -> None:
+        if self.draining.is_set():
+            raise DrainingError("This server is going down; ask again.", retry_after_s=1)
 
     def _patiently(self, until: float, work: Callable[[], T]) -> T:
         """Do it, again while Redis is away, until then; safe because a job is stored once however often it is sent."""

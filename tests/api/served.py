@@ -16,6 +16,8 @@ class CountingDoor:
     def admit(self, ask: Any, who: Principal, _headers: Any) -> Job:
         if ask.user == "explode":
             raise ZeroDivisionError
+        if ask.user == "slow":
+            time.sleep(1)
         if ask.user == "oops":
             raise InternalError("It broke.")
         kind = "chat" if hasattr(ask, "messages") else "completion"

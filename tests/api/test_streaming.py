@@ -5,6 +5,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from http.client import HTTPConnection
 from typing import Any
 
 import httpx2
@@ -309,6 +311,33 @@ def test_a_drain_ends_idle_connections_at_once_and_streams_with_an_error(serve: 
         assert drained.value.code == "server_draining"
         assert front.process.wait(6) == 0
         assert hand.end(job, "b").fenced == ()  # the job itself was not cancelled
+
+
+def test_a_drain_tells_who_waits_for_a_whole_answer(serve: Serve, hand: Hand) -> None:
+    with serve(drain_s="0.5") as front, front.client() as client, ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(client.chat.completions.create, model="m", messages=ASK)  # type: ignore[arg-type]
+        hand.text(next_job(hand), "a")
+
+        front.process.terminate()
+        drained = answer.exception(10)
+
+        assert isinstance(drained, openai.InternalServerError)
+        assert (drained.status_code, drained.code) == (503, "server_draining")
+        assert front.process.wait(6) == 0
+
+
+def test_who_is_at_the_door_when_a_drain_begins_is_refused(serve: Serve, ledger: Ledger) -> None:
+    with serve(drain_s="0.2") as front, closing(HTTPConnection("127.0.0.1", front.port, timeout=10)) as asking:
+        body = json.dumps(BODY | {"user": "slow"})
+        asking.request("POST", "/v1/chat/completions", body, {"Content-Type": "application/json"})
+        with front.client() as client:
+            client.get("/models", cast_to=object)  # what came before it was read before it
+
+        front.process.terminate()
+        answer = asking.getresponse()
+
+        assert (answer.status, json.load(answer)["error"]["code"]) == (503, "server_draining")
+        assert ledger.waiting("m")["interactive"] == 0
 
 
 def test_a_drain_without_streams_is_quick(serve: Serve) -> None:
