@@ -7,6 +7,7 @@ local fenced, gone, behind, groups = {}, {}, {}, {}
 
 local function store(jid, key, job, ended, ntok, from, n)
   local seq, last = tonumber(job[4]), from + n - 1
+  if ended == 'done' and job[9] then ARGV[last], ended = CANCELLED, 'cancelled' end -- a cancel that was accepted holds
   for first = from, last, 1000 do -- unpack holds a few thousand values
     redis.call('RPUSH', p .. 't:' .. jid, unpack(ARGV, first, math.min(first + 999, last)))
   end
@@ -26,7 +27,8 @@ while i <= #ARGV do
   local jid, epoch, after, ntok, n, ended = string.match(ARGV[i], '^(%x+) (%d+) (%d+) (%d+) (%d+) (%a*)$')
   after, n = tonumber(after), tonumber(n)
   local key = p .. 'j:' .. jid
-  local job = redis.call('HMGET', key, 'state', 'epoch', 'worker', 'seq', 'fe', 'ntok', 'end_at', 'claimed')
+  local job = redis.call('HMGET', key, 'state', 'epoch', 'worker', 'seq', 'fe', 'ntok', 'end_at', 'claimed',
+    'cancel')
   local seq = tonumber(job[4])
   if not seq then gone[#gone + 1] = jid
   elseif job[2] ~= epoch or job[3] ~= wid then fenced[#fenced + 1] = jid

@@ -41,6 +41,21 @@ def test_a_running_job_is_cancelled_by_its_worker(ledger: Ledger, hand: Hand) ->
     assert ledger.beat(hand.info(), {}).cancelled == ()
 
 
+def test_a_cancel_holds_although_the_worker_was_done_before_it_heard(ledger: Ledger, hand: Hand) -> None:
+    (bell,) = ledger.bells("f1")
+    bell.subscribe()
+    claim = claimed(ledger, hand)
+    ledger.watch(OWNER, claim.job.id, "f1")
+    ledger.cancel(OWNER, claim.job.id)
+
+    replies = [hand.end(claim, tokens=1) for _ in range(2)]  # the second time because a reply was lost
+
+    assert the_end(ledger, claim.job.id) == ("cancelled", Entry(1, wire.CANCELLED))
+    assert [(reply.fenced, reply.cancelled) for reply in replies] == [((), ()), ((), ())]
+    assert [ring.items for ring in bell.listen(2.0) or ()] == [(wire.CANCELLED.encode().encode(),)]
+    bell.close()
+
+
 def test_cancelling_an_ended_job_changes_nothing(ledger: Ledger, hand: Hand) -> None:
     claim = claimed(ledger, hand)
     hand.end(claim)

@@ -149,7 +149,7 @@ class Machine(RuleBasedStateMachine):
         elif after != len(model.log):
             assert told == ((), (), {claim.job.id: len(model.log)})
         elif ends:
-            model.end("done")
+            model.end("cancelled" if model.is_cancelled else "done")
         else:
             model.log += "abc"[:count]
 
