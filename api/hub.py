@@ -16,7 +16,7 @@ from common.jobs import Job
 from common.ledger.ledger import Bell, Ledger
 from common.ledger.replies import Ring
 
-_RETRY_S = (0.02, 1.0)
+_RETRY_S = (0.02, 0.25)
 _BURST = 64  # jobs handed on before others may run: keeps short requests quick
 _TICK_S = 0.1
 _LISTEN_S = 0.25  # how soon a stop is seen

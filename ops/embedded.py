@@ -191,6 +191,7 @@ def _config(url: str, folder: Path, memory: int) -> str:
         "set-proc-title": "no",  # by its command line we know it again
         "appendonly": "yes",
         "appendfsync": "everysec",
+        "auto-aof-rewrite-min-size": "16mb",  # a start reads no more than that again: about half a second
         "save": '""',
         "maxmemory": str(memory),
         "maxmemory-policy": "noeviction",

@@ -24,7 +24,7 @@ from worker.items import merged
 
 _MOST_JOBS = 256  # in one EMIT: more would stall the front ends' dispatch
 _MOST_AHEAD = 512  # tokens of one job that Redis does not have, before the engine waits
-_RETRY_S = (0.02, 1.0)
+_RETRY_S = (0.02, 0.25)
 _OUT = 3  # a call that breaks so often is given up, and this process with it
 _ENDS: Mapping[Event, End] = {CANCELLED: "cancelled", EXPIRED: "expired"}
 T = TypeVar("T")

@@ -315,7 +315,7 @@ def test_a_drain_ends_idle_connections_at_once_and_streams_with_an_error(serve: 
 
 def test_a_drain_tells_who_waits_for_a_whole_answer(serve: Serve, hand: Hand) -> None:
     with serve(drain_s="0.5") as front, front.client() as client, ThreadPoolExecutor(1) as pool:
-        answer = pool.submit(client.chat.completions.create, model="m", messages=ASK)  # type: ignore[arg-type]
+        answer = pool.submit(client.chat.completions.create, model="m", messages=ASK)
         hand.text(next_job(hand), "a")
 
         front.process.terminate()

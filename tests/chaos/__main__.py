@@ -26,13 +26,14 @@ def main() -> int:
     parser.add_argument("--model", choices=("counting", "demo"), default="counting")
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     parser.add_argument("--clients", type=int, default=16)
+    parser.add_argument("--only", nargs="+", choices=KINDS, default=KINDS, help="these kinds of faults")
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--keep", type=Path, help="where the processes' logs stay")
     told = parser.parse_args()
-    order = Order(told.seed, told.faults, clients=told.clients)
+    order = Order(told.seed, told.faults, clients=told.clients, kinds=tuple(told.only))
     answers = by_counting
     if told.model == "demo":
-        kinds = tuple(kind for kind in KINDS if not kind.startswith("step"))  # it obeys nobody
+        kinds = tuple(kind for kind in told.only if not kind.startswith("step"))  # it obeys nobody
         order = replace(order, size=Size(workers=2), kinds=kinds, toml=DEMO, questions=fixed)
         answers = by_asking
     with tempfile.TemporaryDirectory() as folder:

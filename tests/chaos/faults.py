@@ -70,6 +70,7 @@ class Done:
     fault: Fault
     at: float = 0.0
     jobs: set[str] = field(default_factory=set)  # that the stricken worker had
+    over_s: float = 0.0  # until it was over; for Redis: until it answered
     whole_s: float | None = None  # until everything was in order again
 
 
@@ -118,6 +119,7 @@ class Hand:
         if beside:
             beside.start()
         self._do(fault)
+        done.over_s = time.monotonic() - done.at
         if beside:
             beside.join()
         return done

@@ -57,7 +57,7 @@ class Report:
     def figures(self) -> dict[str, Any]:
         """What is written down."""
         found = pauses(self.done, self.histories)
-        kills = [pause for kind in KILLS for pause in found.get(kind, ())]
+        kills = [pause.seconds for pause in found if pause.fault.kind in KILLS]
         ends = [history.end for history in self.histories]
         whole = [one.whole_s for one in self.done if one.whole_s is not None]
         return {
@@ -135,7 +135,8 @@ def _line(done: Done) -> str:
     fault = done.fault
     beside = f" beside {fault.beside.kind} {fault.beside.target}" if fault.beside else ""
     whole = f"{done.whole_s:.1f} s" if done.whole_s is not None else "not in time"
-    return f"{fault.number:4} {fault.kind} {fault.target} ({fault.seconds:g} s){beside}: in order again after {whole}"
+    what = f"{fault.number:4} {fault.kind} {fault.target} ({fault.seconds:g} s){beside}"
+    return f"{time.strftime('%H:%M:%S')} {what}: in order again after {whole}"
 
 
 def _await_ends(house: House, stop: threading.Event) -> None:
