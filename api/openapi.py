@@ -47,6 +47,12 @@ _DEADLINE = {
     "description": "Refuse with 429 what cannot start before.",
     "schema": {"type": "number", "exclusiveMinimum": 0},
 }
+_KEY = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "description": "Equal requests with one key are one job.",
+    "schema": {"type": "string", "maxLength": 255},
+}
 _KEYS = {
     "bearer": {"type": "http", "scheme": "bearer"},
     "header": {"type": "apiKey", "in": "header", "name": "api-key"},
@@ -60,6 +66,17 @@ def reads(kind: type[Request]) -> Callable[[V], V]:
 
     def mark(view: V) -> V:
         view.reads = kind  # type: ignore[attr-defined]  # read by ``document``
+        return view
+
+    return mark
+
+
+def takes(*queries: str, headers: Sequence[str] = ()) -> Callable[[V], V]:
+    """Mark a view: what may stand behind its path, and in its headers."""
+    told = [(name, "query") for name in queries] + [(name, "header") for name in headers]
+
+    def mark(view: V) -> V:
+        view.takes = [{"name": name, "in": place, "schema": {"type": "string"}} for name, place in told]  # type: ignore[attr-defined]  # read by ``document``
         return view
 
     return mark
@@ -136,7 +153,8 @@ def _operation(rule: Rule, view: Callable[..., Any]) -> dict[str, Any]:
     if kind is not None:
         body = {"application/json": {"schema": {"$ref": REFS + kind.__name__}}}
         told["requestBody"] = {"required": True, "content": body}
-        told["parameters"].append(_DEADLINE)
+        told["parameters"] += [_DEADLINE, _KEY]
+    told["parameters"] += getattr(view, "takes", [])
     if getattr(view, "is_public", False):
         told["security"] = []
     return told

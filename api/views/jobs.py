@@ -11,6 +11,7 @@ from typing import Any, get_args
 from flask import Blueprint, Response, g, request
 
 from api.errors import json_response
+from api.openapi import takes
 from api.state import state
 from api.views.sse import looked_after, streamed
 from common.errors import ExpiredError, InvalidRequestError, NotFoundError
@@ -30,6 +31,7 @@ _EVENT = re.compile(r"[0-9]{1,12}")
 
 
 @bp.get("")
+@takes("status", "model", "user", "limit", "after")
 def every() -> Response:
     """The owner's jobs, the newest first: ``status``, ``model``, ``user``, ``limit``, ``after``."""
     most = _number("limit", _USUAL, 1, _MOST)
@@ -47,6 +49,7 @@ def one(job_id: str) -> Response:
 
 
 @bp.get("/<job_id>/events")
+@takes("after", headers=("Last-Event-ID",))
 def events(job_id: str) -> Response:
     """Its stream, behind ``Last-Event-ID`` or ``after``; of one that has ended, again."""
     record = _record(job_id)
@@ -64,6 +67,7 @@ def cancel(job_id: str) -> Response:
 
 
 @bp.post("/<job_id>/replay")
+@takes("seed")
 def replay(job_id: str) -> Response:
     """The same input once more, as a new job; ``seed`` may be another, and is drawn where it is not said."""
     old = _record(job_id).job

@@ -219,3 +219,12 @@ def test_it_is_public_and_says_what_is_not(serve: Serve) -> None:
             assert is_refused == ("security" not in operation), path
 
     assert answer.json()["components"]["securitySchemes"]["bearer"]["scheme"] == "bearer"
+
+
+def test_what_stands_behind_a_path_and_in_headers_is_told(told: Any) -> None:
+    def names(path: str, method: str) -> set[str]:
+        return {one["name"] for one in told["paths"][path][method]["parameters"]}
+
+    assert names("/v1/jobs", "get") == {"status", "model", "user", "limit", "after"}
+    assert names("/v1/jobs/{job_id}/events", "get") == {"job_id", "after", "Last-Event-ID"}
+    assert {"Idempotency-Key", "x-deadline-ms"} <= names("/v1/completions", "post")
