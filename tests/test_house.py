@@ -13,6 +13,7 @@ from common.settings import REPOSITORY, Settings
 LINES = 400
 SLOW = {  # each @slow test, by name; up to 300 s
     "test_a_house_under_attack_stands_and_goes_on_speaking",
+    "test_clocks_that_are_hours_wrong_end_reap_and_lose_nothing",
     "test_nothing_is_lost_doubled_left_out_repeated_or_changed",
 }
 FOLDERS: tuple[str, ...] = (

@@ -12,7 +12,8 @@ from tests.chaos.history import breaking
 from tests.chaos.house import House, Service, Size
 
 _ENGINE = "worker.boot"
-_FRONT_PARTS = ("api.server", "api.server", "")  # gunicorn's processes, or the supervisor above them
+_SERVER = "api.server"
+_FRONT_PARTS = (_SERVER, _SERVER, "")  # gunicorn's processes, or the supervisor above them
 _SHARES = {
     "engine killed": 20,
     "worker killed": 8,  # the supervising parent
@@ -23,6 +24,7 @@ _SHARES = {
     "step hangs": 2,
     "front end killed": 8,
     "front end ended": 5,
+    "front end frozen": 4,
     "redis killed": 6,
     "redis frozen": 3,
     "worker line cut": 5,
@@ -36,6 +38,7 @@ _SHARES = {
 }
 _SECONDS = {
     "engine frozen": (2.5, 5.0),
+    "front end frozen": (1.0, 6.0),
     "redis killed": (0.0, 3.0),
     "redis frozen": (0.5, 4.0),
     "worker line cut": (0.5, 5.0),
@@ -177,6 +180,11 @@ class Hand:
         front = self._house.front_ends[fault.target]
         if fault.kind == "front end ended":
             front.signal(signal.SIGTERM)
+            return
+        if fault.kind == "front end frozen":
+            front.signal(signal.SIGSTOP, _SERVER)
+            _last(fault)
+            front.signal(signal.SIGCONT, _SERVER)
             return
         part = _FRONT_PARTS[fault.detail % len(_FRONT_PARTS)]
         processes = [one for one in front.family() if part in " ".join(one.cmdline())] if part else front.family()[:1]

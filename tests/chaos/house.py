@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import urllib.request
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -126,8 +126,11 @@ class Service:
 class House:
     """Everything, and ways to break it; a context."""
 
-    def __init__(self, folder: Path, size: Size, toml: str = COUNTING) -> None:
-        self._folder, self._toml, self._size = folder, toml, size
+    def __init__(
+        self, folder: Path, size: Size, toml: str = COUNTING, shifts_s: Mapping[str, int] | None = None
+    ) -> None:
+        """``shifts_s``: how wrong the wall clocks of some services are from the start."""
+        self._folder, self._toml, self._size, self._shifts_s = folder, toml, size, shifts_s or {}
         self._embedded = Embedded(Settings(data_dir=folder / "data"))
         self._closing = ExitStack()
         self.workers: list[Service] = []
@@ -178,7 +181,9 @@ class House:
         told = _SETTINGS | more | {"REDIS_URL": line.url, "CONFIG": str(self._folder / "penstock.toml")}
         told |= {"DATA_DIR": str(self._folder / name)}
         environment = bare_environment() | {f"PENSTOCK_{key}": value for key, value in told.items()}
-        return Service(name, (command,), environment, self._folder)
+        service = Service(name, (command,), environment, self._folder)
+        service.shift_s = self._shifts_s.get(name, 0)
+        return service
 
     def _stop_services(self) -> None:
         """All at once: one that waits for another would wait long."""
