@@ -6,8 +6,10 @@ anything was lost, doubled, left out, repeated or changed.
 
 import argparse
 import random
+import signal
 import sys
 import tempfile
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,7 +41,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         place = told.keep or Path(folder)
         place.mkdir(parents=True, exist_ok=True)
-        report = run(order, place, _say, answers)
+        stop = threading.Event()
+        signal.signal(signal.SIGINT, lambda *_: stop.set())  # then what was found so far is told
+        report = run(order, place, _say, answers, stop)
     report.write(told.out)
     _say(report.table())
     return 0 if report.is_good() else 1

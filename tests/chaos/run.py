@@ -24,6 +24,7 @@ _END_S = 60.0
 _EFFECT_S = 0.3  # what was just killed looks alive for a moment
 _TOP = ("seed", "faults", "jobs", "lost", "doubled", "gaps", "repeats", "changed", "pause_p50_s", "pause_max_s")
 Say = Callable[[str], None]
+Answers = Callable[[House], Callable[[Question], str]]
 
 
 @dataclass(frozen=True)
@@ -91,9 +92,26 @@ class Report:
         return "\n".join([*lines, f"audit: {self.audit}"] if self.audit else lines)
 
 
-def run(order: Order, folder: Path, say: Say, answers: Callable[[House], Callable[[Question], str]]) -> Report:
-    """``answers``: asked once, before anything breaks, how each question must be answered."""
-    stop = threading.Event()
+def by_counting(house: House) -> Callable[[Question], str]:  # noqa: ARG001  as the other one
+    """The counting model's answers need not be asked for."""
+    return Question.answer
+
+
+def by_asking(house: House) -> Callable[[Question], str]:
+    """Those of another model are, while nothing is broken."""
+    found = {}
+    for prompt, tokens in FIXED:
+        question = Question(f"before {prompt} {tokens}", "whole", prompt, tokens)
+        with Call(house.urls[0], "POST", "/v1/completions", question.body()) as call:
+            found[prompt, tokens] = str(call.json()["choices"][0]["text"])
+    return lambda question: found[question.prompt, question.tokens]
+
+
+def run(
+    order: Order, folder: Path, say: Say, answers: Answers = by_counting, stop: threading.Event | None = None
+) -> Report:
+    """``answers``: asked once, before anything breaks, how each question must be answered. ``stop``: no more faults."""
+    stop = stop or threading.Event()
     faults = plan(order.seed, order.faults, order.size, order.kinds)
     say(f"seed {order.seed}: {len(faults)} faults")
     with House(folder, order.size, order.toml) as house:
@@ -108,19 +126,21 @@ def run(order: Order, folder: Path, say: Say, answers: Callable[[House], Callabl
         )
         crowd.start()
         try:
-            done = _break(house, crowd, faults, say)
-            crowd.wait(_JOBS_A_FAULT * len(faults), _PATIENCE_S)
+            done = _break(house, crowd, faults, say, stop)
+            crowd.wait(_JOBS_A_FAULT * len(done), _PATIENCE_S)
         finally:
             histories = crowd.stop()
-        _await_ends(house, stop)
+        _await_ends(house)
         verdict = Check(histories, stored(house.redis_url), answer).run()
         return Report(order, done, histories, verdict, _audited(house), time.monotonic() - began)
 
 
-def _break(house: House, crowd: Crowd, faults: Sequence[Fault], say: Say) -> list[Done]:
+def _break(house: House, crowd: Crowd, faults: Sequence[Fault], say: Say, stop: threading.Event) -> list[Done]:
     """One after the other, each when all is in order again and enough was asked."""
-    hand, done, stop = Hand(house, crowd), [], threading.Event()
+    hand, done = Hand(house, crowd), []
     for fault in faults:
+        if stop.is_set():
+            break
         crowd.wait(_JOBS_A_FAULT * fault.number, _PATIENCE_S)
         stop.wait(fault.pause_s)
         done.append(hand.do(fault))
@@ -139,13 +159,13 @@ def _line(done: Done) -> str:
     return f"{time.strftime('%H:%M:%S')} {what}: in order again after {whole}"
 
 
-def _await_ends(house: House, stop: threading.Event) -> None:
+def _await_ends(house: House) -> None:
     """Forgotten jobs have nobody who waits for them."""
     end = time.monotonic() + _END_S
     while time.monotonic() < end:
         if not any(job.state in OPEN for job in stored(house.redis_url).values()):
             return
-        stop.wait(1.0)
+        threading.Event().wait(1.0)
 
 
 def _audited(house: House) -> str:
@@ -154,18 +174,3 @@ def _audited(house: House) -> str:
     except AssertionError as error:
         return repr(error)
     return ""
-
-
-def by_counting(house: House) -> Callable[[Question], str]:  # noqa: ARG001  as the other one
-    """The counting model's answers need not be asked for."""
-    return Question.answer
-
-
-def by_asking(house: House) -> Callable[[Question], str]:
-    """Those of another model are, while nothing is broken."""
-    found = {}
-    for prompt, tokens in FIXED:
-        question = Question(f"before {prompt} {tokens}", "whole", prompt, tokens)
-        with Call(house.urls[0], "POST", "/v1/completions", question.body()) as call:
-            found[prompt, tokens] = str(call.json()["choices"][0]["text"])
-    return lambda question: found[question.prompt, question.tokens]
