@@ -20,6 +20,7 @@ from tests.common.ledger_audit import audit
 
 _JOBS_A_FAULT = 10
 _PATIENCE_S = 120.0
+_BOOT_S = 180.0
 _END_S = 60.0
 _EFFECT_S = 0.3  # what was just killed looks alive for a moment
 _TOP = ("seed", "faults", "jobs", "lost", "doubled", "gaps", "repeats", "changed", "pause_p50_s", "pause_max_s")
@@ -115,7 +116,7 @@ def run(
     faults = plan(order.seed, order.faults, order.size, order.kinds)
     say(f"seed {order.seed}: {len(faults)} faults")
     with House(folder, order.size, order.toml) as house:
-        if not house.wait_whole(stop):
+        if not house.wait_whole(stop, _BOOT_S):
             raise RuntimeError("the house did not get ready")
         answer = answers(house)
         began = time.monotonic()
