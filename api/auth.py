@@ -11,6 +11,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -21,7 +22,7 @@ from gevent import get_hub, monkey
 from werkzeug.datastructures import Headers
 
 from common.errors import AuthenticationError, InvalidRequestError, RateLimitError
-from common.identity import ANONYMOUS, Principal
+from common.identity import Principal
 from common.protocol.base import read_object
 from common.settings import Settings, SettingsError
 
@@ -29,6 +30,8 @@ _PASSWORD_BYTES = 1024
 _WRONG_A_MINUTE = 5
 _MINUTE_S = 60.0
 _REMEMBERED = 1024  # verified passwords: argon2 is slow by design
+_WEIGHT = " weight="
+_LEAST_WEIGHT = 0.001
 _HASHES_AT_ONCE = 2  # argon2 is itself a way to use up a machine
 log = structlog.get_logger(part="auth")  # not telemetry: the parent loads this module and must not load counters
 View = TypeVar("View", bound=Callable[..., Any])
@@ -49,6 +52,25 @@ def is_loopback(host: str) -> bool:
         return name == "localhost" or name.endswith(".localhost")
 
 
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A key, or a name and its hash; and how large its share of the tokens is beside others'."""
+
+    text: str
+    weight: float = 1.0
+
+    @classmethod
+    def parse(cls, raw: str) -> "Line":
+        """``text``, or ``text weight=2``. Raises ValueError."""
+        text, mark, told = raw.rpartition(_WEIGHT)
+        if not mark:
+            return cls(raw)
+        weight = float(told)
+        if not _LEAST_WEIGHT <= weight <= 1 / _LEAST_WEIGHT:
+            raise ValueError(f"weight={told} is not between {_LEAST_WEIGHT:g} and {1 / _LEAST_WEIGHT:g}")
+        return cls(text.rstrip(), weight)
+
+
 class Lines:
     """A file's lines without blanks and comments, read again when it changes."""
 
@@ -58,17 +80,17 @@ class Lines:
         self._lock = threading.Lock()
         try:
             self._stamp, self._lines = self._stamp_now(), self._read()
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:
             raise SettingsError(f"{path} cannot be read: {error}.") from None
 
-    def lines(self) -> tuple[str, ...]:
+    def lines(self) -> tuple[Line, ...]:
         """As the file stands now; as it last was readable, when it is not."""
         with self._lock:
             try:
                 stamp = self._stamp_now()
                 if stamp != self._stamp:
                     self._lines, self._stamp = self._read(), stamp
-            except (OSError, UnicodeDecodeError):
+            except (OSError, ValueError):
                 log.warning("file not readable; its last content holds", path=str(self._path))
             return self._lines
 
@@ -76,9 +98,9 @@ class Lines:
         stat = self._path.stat()
         return stat.st_mtime_ns, stat.st_size, stat.st_ino
 
-    def _read(self) -> tuple[str, ...]:
+    def _read(self) -> tuple[Line, ...]:
         lines = (line.strip() for line in self._path.read_text().splitlines())
-        return tuple(line for line in lines if line and not line.startswith("#"))
+        return tuple(Line.parse(line) for line in lines if line and not line.startswith("#"))
 
 
 class Keys:
@@ -87,22 +109,24 @@ class Keys:
     def __init__(self, told: str) -> None:
         """``told`` is a comma-separated list, or the path of a file with one key a line."""
         self._file = Lines(Path(told)) if _is_path(told) else None
-        self._list = tuple(part.strip() for part in told.split(",") if part.strip())
+        self._list = tuple(Line(part.strip()) for part in told.split(",") if part.strip())
         if self._file is not None and not self._file.lines():
             raise SettingsError(f"PENSTOCK_API_KEYS names {told}, which holds no key.")
         self.is_open = not told.strip()
 
-    def key_id(self, key: str | None) -> str:
-        """Which key it is, as a name that can be stored. Raises AuthenticationError."""
+    def known(self, key: str | None) -> Principal:
+        """Whose key it is, by a name that can be stored. Raises AuthenticationError."""
         if self.is_open:
-            return ANONYMOUS
+            return Principal()
         if not key:
             raise AuthenticationError("An API key is required: send it as 'Authorization: Bearer <key>'.")
         digest = hashlib.sha256(key.encode(errors="surrogatepass")).digest()
-        known = [hashlib.sha256(line.encode()).digest() for line in (self._file.lines() if self._file else self._list)]
-        if not any([hmac.compare_digest(digest, other) for other in known]):  # noqa: C419  all of them: no timing
+        lines = self._file.lines() if self._file else self._list
+        digests = [hashlib.sha256(line.text.encode()).digest() for line in lines]
+        equal = [hmac.compare_digest(digest, other) for other in digests]  # all of them: no timing
+        if not any(equal):
             raise AuthenticationError("This API key is not known here.")
-        return digest[:8].hex()
+        return Principal(key_id=digest[:8].hex(), weight=lines[equal.index(True)].weight)
 
 
 class Users:
@@ -126,21 +150,22 @@ class Users:
         """Whether there is anything to check."""
         return self._file is not None
 
-    def name(self, user: str | None) -> str | None:
-        """The user whose password was right; None for a label. Raises AuthenticationError and RateLimitError."""
+    def known(self, user: str | None) -> Line | None:
+        """The name whose password was right; None for a label. Raises AuthenticationError and RateLimitError."""
         name, colon, password = (user or "").partition(":")
         if self._file is None or not (colon or self._is_closed):
             return None
-        known = dict(line.split(":", 1) for line in self._file.lines() if ":" in line).get(name)
-        if known is None and not self._is_closed:
+        line = next((line for line in reversed(self._file.lines()) if line.text.startswith(f"{name}:")), None)
+        if line is None and not self._is_closed:
             return None
-        if not colon or not self._is_right(known or self._dummy, name, password) or known is None:
+        known = line.text[len(name) + 1 :] if line else self._dummy
+        if not colon or not self._is_right(known, name, password) or line is None:
             raise AuthenticationError(
                 "The user and password are not known here: send user='name:password'.",
                 param="user",
                 code="invalid_credentials",
             )
-        return name
+        return replace(line, text=name)
 
     def _is_right(self, known: str, name: str, password: str) -> bool:
         given = password.encode(errors="surrogatepass")
@@ -207,9 +232,9 @@ class Gate:
         told: Mapping[str, Any] = {}
         if (key is None and not self._keys.is_open) or (user is None and self._users.are_asked):
             told = self._object(body())
-        key_id = self._keys.key_id(key if key is not None else _text(told.get("h2ogpt_key")))
-        user = user if user is not None else _text(told.get("user"))
-        return Principal(user=self._users.name(user), key_id=key_id)
+        who = self._keys.known(key if key is not None else _text(told.get("h2ogpt_key")))
+        line = self._users.known(user if user is not None else _text(told.get("user")))
+        return who if line is None else replace(who, user=line.text, weight=line.weight)
 
     def _object(self, body: bytes) -> Mapping[str, Any]:
         """The body's fields; a body that is not an object has none (the view refuses it)."""

@@ -4,6 +4,7 @@ The parent stays light: what the workers need is imported in them, after gevent 
 """
 
 import os
+import resource
 import shutil
 import socket
 import sys
@@ -24,6 +25,7 @@ from common.settings import Settings, SettingsError, load
 _BACKLOG = 2048
 _SEND_BUFFER = 64 * 1024  # a slow reader is noticed by us, not swallowed by the kernel
 _SPARE_CONNECTIONS = 100  # for short requests while all streams are taken
+_OTHER_DESCRIPTORS = 128  # what a process of ours has open besides
 _AFTER_DRAIN_S = 5
 
 
@@ -140,7 +142,7 @@ def serve(settings: Settings, kind: type[Server] = Server) -> None:
     folder = folders.metrics(settings)
     shutil.rmtree(folder, ignore_errors=True)  # counters of processes that are gone
     folder.mkdir(parents=True, exist_ok=True)  # those who read them may have been first
-    kind(settings, listener).run()
+    kind(_within_descriptors(settings), listener).run()
 
 
 def main() -> int:
@@ -158,6 +160,21 @@ def _check(settings: Settings) -> None:
         raise SettingsError("PENSTOCK_REDIS_URL is not set; `penstock up` starts a server of its own.")
     if Gate(settings).is_open and not settings.allow_anonymous and not is_loopback(settings.host):
         raise SettingsError(f"{settings.host} is not loopback: set PENSTOCK_API_KEYS, or PENSTOCK_ALLOW_ANONYMOUS=1.")
+
+
+def _within_descriptors(settings: Settings) -> Settings:
+    """With no more streams than this process may have descriptors: beyond, a connection would wait for ever."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = sys.maxsize if hard == resource.RLIM_INFINITY else hard
+    others = _SPARE_CONNECTIONS + _OTHER_DESCRIPTORS
+    wanted = min(most, settings.limits.streams + others)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    streams = max(1, wanted - others)
+    if streams < settings.limits.streams:
+        sys.stderr.write(f"penstock: {hard} descriptors are room for {streams} streams (ulimit -n).\n")
+    limits = settings.limits.model_copy(update={"streams": streams})
+    return settings.model_copy(update={"limits": limits})
 
 
 def _listen(settings: Settings) -> socket.socket:

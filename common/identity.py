@@ -13,6 +13,7 @@ class Principal:
     tenant: str = "default"
     user: str | None = None  # only when a password was right
     key_id: str = ANONYMOUS
+    weight: float = 1.0  # of its turns: twice as much is twice the tokens, where others wait too
 
     @property
     def owner(self) -> str:

@@ -105,6 +105,7 @@ class Job:
     created: int  # Unix seconds
     cls: Class = "interactive"
     priority: bool = False  # to the head of its owner's list
+    weight: float = 1.0  # of its share among others
     n: int = 1
     echo: tuple[Echo, ...] = ()  # one for each prompt, or none at all
     constraint: Constraint | None = None  # what every choice must be

@@ -33,7 +33,7 @@ def submission(job: Job) -> list[str | int | float]:
         "priority": int(job.priority),
         "prompt_tokens": job.prompt_tokens,
         "cost": job.cost,
-        "weight": 1,
+        "weight": job.weight,
         "keep_s": job.keep_s,
         "on_disconnect": job.on_disconnect,
         "body": job.encode(),

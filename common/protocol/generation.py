@@ -181,6 +181,7 @@ class Generation(PlainChat):
             created=int(time.time()),
             cls=_CLASS[tier],
             priority=tier == "priority",
+            weight=who.weight,
             n=self.n,
             echo=tuple(prompt.echo for prompt in prompts if prompt.echo is not None),
             keep_s=_STORED_S if self.is_stored else _DAY_S if headers.idempotency else _HOUR_S,

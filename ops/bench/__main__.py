@@ -8,7 +8,19 @@ import json
 import sys
 from pathlib import Path
 
-PARTS = ("engine", "constrained", "transport", "peers", "whole", "schemas", "tools", "attacks", "samples")
+PARTS = (
+    "engine",
+    "constrained",
+    "transport",
+    "order",
+    "overload",
+    "peers",
+    "whole",
+    "schemas",
+    "tools",
+    "attacks",
+    "samples",
+)
 OUT = Path("build") / "bench.json"
 
 

@@ -1,17 +1,22 @@
-"""What the way from a worker to a client costs: a fake worker says the time, 64 clients compare it with theirs.
+"""What the way from a worker to a client costs: fake workers say the time, clients compare it with theirs.
 
-Real Redis, real ledger, real front end under gunicorn; only the door (no tokeniser) and the engine are left out.
+Real Redis, real ledger, one real front-end process under gunicorn; only the door (no tokeniser) and the engine are left
+out.
 """
 
 import json
 import re
+import resource
 import selectors
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from dataclasses import dataclass
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +31,37 @@ from common.ledger.replies import Claim, Emission
 from common.settings import REPOSITORY, Settings, bare_environment, load
 from ops.embedded import Embedded, free_port
 
-_STREAMS, _STEPS, _STEP_S = 64, 300, 0.03
-_WARM_STEPS = 30
-_MODEL, _WORKER = "penstock-demo", "bench"
+_MODEL = "penstock-demo"
 _STAMP = re.compile(rb'"content":"(\d+) "')
+_PROBE_S = 0.05
+_DESCRIPTORS = 20_000
+
+
+@dataclass(frozen=True)
+class Load:
+    """So many streams of so many workers, each of which steps at its own time."""
+
+    name: str
+    streams: int
+    workers: int
+    step_s: float
+    steps: int
+    warm: int  # steps before them, without a measure
+
+    @property
+    def each(self) -> int:
+        """Streams of one worker."""
+        return self.streams // self.workers
+
+
+LOADS = {
+    load.name: load
+    for load in (
+        Load("transport", 64, 1, 0.03, 300, 30),
+        Load("transport_512", 512, 1, 0.05, 300, 40),  # 10,240 events a second
+        Load("transport_2000", 2000, 4, 0.5, 40, 6),  # 4,000
+    )
+}
 
 
 class OpenDoor:
@@ -69,44 +101,64 @@ def serve() -> None:
     server.serve(load(), Server)
 
 
-def work(url: str) -> None:
-    """The worker's process: claim all streams, then one item each a step; prints its CPU per event."""
+def work(url: str, load: Load) -> None:
+    """All workers' process: claim all streams, then one item each a step, in turn; prints its CPU per event."""
     ledger = Ledger((url,))
-    claims = [_claim(ledger) for _ in range(_STREAMS)]
-    said = 0
+    names = [f"bench{number}" for number in range(load.workers)]
+    claims = {name: [_claim(ledger, name) for _ in range(load.each)] for name in names}
     began = time.process_time()
     due = time.monotonic()
-    for step in range(_WARM_STEPS + _STEPS):
-        if step == _WARM_STEPS:
+    for step in range(load.warm + load.steps):
+        if step == load.warm:
             sys.stdout.write("warm\n")  # from here on it is only tokens
             sys.stdout.flush()
-        stamp = Delta(f"{time.monotonic_ns()} ", (1,)).encode()
-        ledger.emit(_WORKER, _MODEL, [Emission(claim.job.id, claim.epoch, said, (stamp,), 1) for claim in claims])
-        said += 1
-        due += _STEP_S
-        time.sleep(max(0.0, due - time.monotonic()))  # the pace of a forward pass
+        for name, mine in claims.items():
+            stamp = Delta(f"{time.monotonic_ns()} ", (1,)).encode()
+            ledger.emit(name, _MODEL, [Emission(claim.job.id, claim.epoch, step, (stamp,), 1) for claim in mine])
+            due += load.step_s / load.workers
+            time.sleep(max(0.0, due - time.monotonic()))  # the pace of a forward pass
     spent = time.process_time() - began
+    said = load.warm + load.steps
     last = (Delta("", (), finish="stop").encode(), Done(Usage(3, said)).encode())
-    ledger.emit(_WORKER, _MODEL, [Emission(claim.job.id, claim.epoch, said, last, 0, "done") for claim in claims])
+    for name, mine in claims.items():
+        ledger.emit(name, _MODEL, [Emission(claim.job.id, claim.epoch, said, last, 0, "done") for claim in mine])
     ledger.close()
-    sys.stdout.write(f"{1e6 * spent / said / len(claims)}\n")
+    sys.stdout.write(f"{1e6 * spent / said / load.streams}\n")
 
 
-def _claim(ledger: Ledger) -> Claim:
+def _claim(ledger: Ledger, worker: str) -> Claim:
     while True:
-        claim = ledger.claim(_WORKER, _MODEL, CLASSES)
+        claim = ledger.claim(worker, _MODEL, CLASSES)
         if claim is not None:
             return claim
+
+
+def probe(port: str) -> None:
+    """A process that asks for /health until its input ends; prints the milliseconds of each answer."""
+    ended = threading.Event()
+    threading.Thread(target=_await_end, args=(ended,), daemon=True).start()
+    while not ended.wait(_PROBE_S):
+        began = time.monotonic()
+        connection = HTTPConnection("127.0.0.1", int(port), timeout=30)
+        connection.request("GET", "/health")
+        connection.getresponse().read()
+        connection.close()
+        sys.stdout.write(f"{1000 * (time.monotonic() - began)}\n")
+
+
+def _await_end(ended: threading.Event) -> None:
+    sys.stdin.read()
+    ended.set()
 
 
 class Clients:
     """All streams in one thread; what they heard, and how late."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, streams: int) -> None:
         body = json.dumps({"messages": [{"role": "user", "content": "Hi"}], "stream": True})
         head = "POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
         self._ready = selectors.DefaultSelector()
-        for _ in range(_STREAMS):
+        for _ in range(streams):
             connection = socket.create_connection(("127.0.0.1", port))
             connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
             self._ready.register(connection, selectors.EVENT_READ)
@@ -130,58 +182,75 @@ class Clients:
 
 
 def measure() -> dict[str, float]:
-    """Flat figures of one run."""
-    with tempfile.TemporaryDirectory() as folder:
-        embedded = Embedded(Settings(data_dir=Path(folder)))
-        redis = embedded.start()
-        try:
-            return _run(redis.url, redis.pid or 0, Path(folder))
-        finally:
-            embedded.stop()
+    """Flat figures, a run for each load."""
+    figures: dict[str, float] = {}
+    for one in LOADS.values():
+        with tempfile.TemporaryDirectory() as folder:
+            embedded = Embedded(Settings(data_dir=Path(folder)))
+            redis = embedded.start()
+            try:
+                figures |= _run(one, redis.url, redis.pid or 0, Path(folder))
+            finally:
+                embedded.stop()
+    return figures
 
 
-def _run(url: str, redis_pid: int, folder: Path) -> dict[str, float]:
+def _run(load: Load, url: str, redis_pid: int, folder: Path) -> dict[str, float]:
     port = free_port()
     told = {"REDIS_URL": url, "DATA_DIR": str(folder), "PORT": str(port), "LOG_LEVEL": "warning"}
     environment = bare_environment() | {f"PENSTOCK_{name}": value for name, value in told.items()}
+    resource.setrlimit(resource.RLIMIT_NOFILE, (_DESCRIPTORS, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
     front = _module("serve", environment=environment)
     try:
         _wait_listening(port)
         processes = {"redis": psutil.Process(redis_pid), "front_end": psutil.Process(front.pid).children()[0]}
-        memory = {"front_end_idle": _memory_mb(front.pid)}
-        clients = Clients(port)
+        idle_mb = _memory_mb(front.pid)
+        clients = Clients(port, load.streams)
         listening = threading.Thread(target=clients.run)
         listening.start()
-        worker = _module("work", url, environment=environment, stdout=subprocess.PIPE)
+        worker = _module("work", url, load.name, environment=environment, stdout=subprocess.PIPE)
         _wait_warm(worker)
         before = {name: _cpu_s(process) for name, process in processes.items()}
+        full_mb = _memory_mb(front.pid)
+        asking = _module("probe", str(port), environment=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         told_us, _ = worker.communicate()
         listening.join()
         spent = {name: _cpu_s(process) - before[name] for name, process in processes.items()}
+        health_ms = [float(line) for line in asking.communicate()[0].split()]
     finally:
         front.terminate()
         front.wait()
-    return _figures(clients, spent, float(told_us), memory)
+    figures = _figures(load, clients, spent, float(told_us)) | _health(health_ms)
+    figures["kb_per_stream"] = round(1024 * (full_mb - idle_mb) / load.streams, 1)
+    named = {f"{load.name}_{name}": figure for name, figure in figures.items()}
+    return named | {"front_end_idle_mb": idle_mb}
 
 
-def _figures(clients: Clients, spent: dict[str, float], worker_us: float, memory: dict[str, float]) -> dict[str, float]:
-    events = len(clients.late_ms) - _WARM_STEPS * _STREAMS
-    late = sorted(clients.late_ms[_WARM_STEPS * _STREAMS :])
+def _figures(load: Load, clients: Clients, spent: dict[str, float], worker_us: float) -> dict[str, float]:
+    events = load.streams * load.steps
+    late = sorted(clients.late_ms[load.streams * load.warm :])
     return {
-        "transport_streams_complete": clients.done,
-        "transport_events": events,
-        "transport_p50_ms": round(late[len(late) // 2], 2),
-        "transport_p99_ms": round(late[len(late) * 99 // 100], 2),
-        "transport_front_end_us_per_event": round(1e6 * spent["front_end"] / events, 1),
-        "transport_redis_us_per_event": round(1e6 * spent["redis"] / events, 1),
-        "transport_worker_us_per_event": round(worker_us, 1),
-        "front_end_idle_mb": memory["front_end_idle"],
+        "streams_complete": clients.done,
+        "events": events,
+        "events_missing": load.streams * load.warm + events - len(clients.late_ms),
+        "p50_ms": round(late[len(late) // 2], 2),
+        "p99_ms": round(late[len(late) * 99 // 100], 2),
+        "front_end_us_per_event": round(1e6 * spent["front_end"] / events, 1),
+        "redis_us_per_event": round(1e6 * spent["redis"] / events, 1),
+        "worker_us_per_event": round(worker_us, 1),
     }
 
 
-def _module(*words: str, environment: dict[str, str], stdout: int | None = None) -> subprocess.Popen[bytes]:
+def _health(answers_ms: list[float]) -> dict[str, float]:
+    cuts = statistics.quantiles(answers_ms, n=100)
+    return {"health_p50_ms": round(cuts[49], 1), "health_p99_ms": round(cuts[98], 1)}
+
+
+def _module(
+    *words: str, environment: dict[str, str], stdin: int | None = None, stdout: int | None = None
+) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "ops.bench.transport", *words]
-    return subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=stdout)  # noqa: S603  our own module
+    return subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdin=stdin, stdout=stdout)  # noqa: S603  ours
 
 
 def _wait_listening(port: int) -> None:
@@ -216,8 +285,10 @@ def main() -> None:
     match sys.argv[1:]:
         case ["serve"]:
             serve()
-        case ["work", url]:
-            work(url)
+        case ["work", url, name]:
+            work(url, LOADS[name])
+        case ["probe", port]:
+            probe(port)
         case _:
             for name, figure in measure().items():
                 print(f"{name:36} {figure}")

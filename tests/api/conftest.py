@@ -45,14 +45,15 @@ Serve = Callable[..., AbstractContextManager[FrontEnd]]
 
 
 @contextmanager
-def serving(redis_url: str, folder: Path, **settings: str) -> Iterator[FrontEnd]:
-    """A front end of its own; ``settings`` are PENSTOCK_* names without the prefix."""
+def serving(redis_url: str, folder: Path, first: str = ":", **settings: str) -> Iterator[FrontEnd]:
+    """A front end of its own, behind a line of shell; ``settings`` are PENSTOCK_* names without the prefix."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "penstock.toml").write_text(TOML)
     port = free_port()
     told = {"redis_url": redis_url, "data_dir": str(folder), "config": str(folder / "penstock.toml"), "port": str(port)}
     environment = {f"PENSTOCK_{name.upper()}": value for name, value in (told | settings).items()}
-    process = subprocess.Popen([sys.executable, "-m", "tests.api.served"], env=bare_environment() | environment)
+    command = ["sh", "-c", f'{first}; exec "$@"', "sh", sys.executable, "-m", "tests.api.served"]
+    process = subprocess.Popen(command, env=bare_environment() | environment)
     try:
         front = FrontEnd(process, port)
         front.wait_alive()

@@ -289,6 +289,21 @@ def test_more_streams_than_allowed_are_503_with_retry_after(serve: Serve, ledger
     assert int(refused.value.response.headers["retry-after"]) >= 1
 
 
+def test_there_are_never_more_streams_than_descriptors(serve: Serve, ledger: Ledger) -> None:
+    hand = Hand(ledger)
+    with serve(first="ulimit -n 240") as front, front.client() as client:
+        streams = [client.completions.create(model="m", prompt="x", stream=True) for _ in range(12)]
+        with pytest.raises(openai.InternalServerError) as refused:
+            client.completions.create(model="m", prompt="x", stream=True)
+        for _ in streams:
+            hand.end(hand.claim(), "all ", "of it")
+        told = ["".join(part.choices[0].text for part in stream) for stream in streams]
+        client.completions.create(model="m", prompt="x", stream=True).close()
+
+    assert refused.value.status_code == 503
+    assert told == ["all of it"] * 12
+
+
 def test_a_full_queue_is_429_and_the_sdk_comes_again(serve: Serve, ledger: Ledger) -> None:
     hand = Hand(ledger)
     with serve(limits__waiting_share="1") as front, front.client() as client:

@@ -246,3 +246,23 @@ def test_names_of_this_machine(name: str) -> None:
 @pytest.mark.parametrize("name", ["", "0.0.0.0", "localhost.example", "127.0.0.1.example", "10.0.0.1", "127.1", "::"])
 def test_names_that_are_not_of_this_machine(name: str) -> None:
     assert not is_loopback(name)
+
+
+def test_a_line_may_say_how_large_the_share_of_its_owner_is(tmp_path: Path) -> None:
+    keys, users = tmp_path / "keys", tmp_path / "users"
+    keys.write_text("one weight=3\ntwo\n")
+    users.write_text(f"alice:{CHEAP.hash('pa:ss')} weight=0.5\n")
+    gate = Gate(Settings(api_keys=str(keys), users_file=users))
+
+    assert check(gate, bearer("one")).weight == 3
+    assert check(gate, bearer("two")).weight == 1
+    assert check(gate, bearer("one"), user="alice:pa:ss").weight == 0.5
+
+
+@pytest.mark.parametrize("told", ["0", "-1", "nan", "inf", "much", "", "2000"])
+def test_a_share_that_is_none_stops_the_start(tmp_path: Path, told: str) -> None:
+    path = tmp_path / "keys"
+    path.write_text(f"one weight={told}\n")
+
+    with pytest.raises(SettingsError):
+        Gate(Settings(api_keys=str(path)))

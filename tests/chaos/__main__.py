@@ -1,7 +1,8 @@
 """``make chaos N=1000``: faults drawn from a seed against the whole house; ``build/chaos.json`` and a table.
 
-``SEED=…`` repeats a run. ``M=demo`` serves the bundled model instead of the one that counts. Exit status 1 when
-anything was lost, doubled, left out, repeated or changed.
+``SEED=…`` repeats a run. ``M=demo`` serves the bundled model instead of the one that counts. ``MINUTES=30`` holds 500
+slow streams open so long, with a fault each minute, and tells how much the processes that nothing hit have grown. Exit
+status 1 when anything was lost, doubled, left out, repeated or changed.
 """
 
 import argparse
@@ -14,9 +15,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from common.settings import REPOSITORY
-from tests.chaos.faults import KINDS
+from tests.chaos.faults import KINDS, STEADY
 from tests.chaos.history import fixed
-from tests.chaos.house import DEMO, Size
+from tests.chaos.house import DEMO, SLOW, Size
 from tests.chaos.run import Order, by_asking, by_counting, run
 
 OUT = REPOSITORY / "build" / "chaos.json"
@@ -25,6 +26,7 @@ OUT = REPOSITORY / "build" / "chaos.json"
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make chaos", description=__doc__)
     parser.add_argument("--faults", type=int, default=100)
+    parser.add_argument("--minutes", type=int, default=0)
     parser.add_argument("--model", choices=("counting", "demo"), default="counting")
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     parser.add_argument("--clients", type=int, default=16)
@@ -38,6 +40,9 @@ def main() -> int:
         kinds = tuple(kind for kind in told.only if not kind.startswith("step"))  # it obeys nobody
         order = replace(order, size=Size(workers=2), kinds=kinds, toml=DEMO, questions=fixed)
         answers = by_asking
+    if told.minutes:
+        kinds = tuple(kind for kind in told.only if kind in STEADY)
+        order = replace(order, faults=told.minutes - 1, every_s=60.0, spared=1, clients=500, kinds=kinds, toml=SLOW)
     with tempfile.TemporaryDirectory() as folder:
         place = told.keep or Path(folder)
         place.mkdir(parents=True, exist_ok=True)

@@ -237,12 +237,13 @@ class Crowd:
             thread.join()
         return self._histories
 
-    def ask(self, question: Question) -> None:
-        """One more question, in a thread of its own."""
+    def ask(self, question: Question) -> threading.Thread:
+        """One more question, in a thread of its own, which ends with it."""
         client = Client(self._urls, self._seed, -len(self._threads), self._stop)
         thread = threading.Thread(target=lambda: self._note(client.ask(question)), name=question.name)
         self._threads.append(thread)
         thread.start()
+        return thread
 
     def wait(self, jobs: int, timeout_s: float) -> bool:
         """Until so many questions were begun."""

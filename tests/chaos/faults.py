@@ -51,6 +51,7 @@ _SECONDS = {
 _PAIRED = 0.12  # of all: with another one at the same time
 _ALONE = {"step hangs", "clock turned"}
 KINDS = tuple(_SHARES)
+STEADY = tuple(kind for kind in KINDS if kind not in {*_ALONE, "redis killed"})  # that hit nobody but their target
 
 
 @dataclass(frozen=True)
@@ -77,14 +78,14 @@ class Done:
     whole_s: float | None = None  # until everything was in order again
 
 
-def plan(seed: int, count: int, size: Size, kinds: Sequence[str] = KINDS) -> list[Fault]:
-    """The same for the same seed."""
+def plan(seed: int, count: int, size: Size, kinds: Sequence[str] = KINDS, spared: int = 0) -> list[Fault]:
+    """The same for the same seed. ``spared``: so many of each part are never hit."""
     chance = random.Random(f"faults {seed}")
     faults = []
     for number in range(1, count + 1):
-        fault = _drawn(chance, number, size, kinds)
+        fault = _drawn(chance, number, size, kinds, spared)
         if fault.kind not in _ALONE and chance.random() < _PAIRED:
-            beside = _drawn(chance, number, size, kinds)
+            beside = _drawn(chance, number, size, kinds, spared)
             if beside.kind not in _ALONE and (beside.kind.split()[0], beside.target) != (_part(fault), fault.target):
                 fault = replace(fault, beside=beside)
         faults.append(fault)
@@ -95,13 +96,13 @@ def _part(fault: Fault) -> str:
     return fault.kind.split()[0]
 
 
-def _drawn(chance: random.Random, number: int, size: Size, kinds: Sequence[str]) -> Fault:
+def _drawn(chance: random.Random, number: int, size: Size, kinds: Sequence[str], spared: int) -> Fault:
     kind = chance.choices(kinds, [_SHARES[kind] for kind in kinds])[0]
     count = {"front": size.front_ends, "chores": size.chores, "redis": 1}.get(kind.split()[0], size.workers)
     return Fault(
         number,
         kind,
-        target=chance.randrange(count),
+        target=chance.randrange(min(spared, count - 1), count),
         seconds=round(chance.uniform(*_SECONDS.get(kind, (0.0, 0.0))), 2),
         detail=chance.randrange(1000),
         pause_s=round(chance.uniform(0.0, 0.8), 2),
@@ -174,7 +175,10 @@ class Hand:
         worker.signal(signal.SIGKILL)
 
     def _step(self, fault: Fault) -> None:
-        self._crowd.ask(breaking("raise" if fault.kind == "step raises" else "hang", fault.number))
+        """One that hangs is over when the third worker has hung on it: until then everything looks alive."""
+        asked = self._crowd.ask(breaking("raise" if fault.kind == "step raises" else "hang", fault.number))
+        if fault.kind == "step hangs":
+            asked.join()
 
     def _front_end(self, fault: Fault) -> None:
         front = self._house.front_ends[fault.target]

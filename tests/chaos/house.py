@@ -28,6 +28,7 @@ name = "counting"
 path = "counting:?step_ms=15&answer=10000000&raise_at={RAISE_AT}&hang_at={HANG_AT}"
 slots = 8
 """
+SLOW = COUNTING.replace("step_ms=15", "step_ms=500").replace("slots = 8", "slots = 256")
 DEMO = """
 [[models]]
 name = "counting"
@@ -209,6 +210,12 @@ class House:
     def restart_redis(self) -> None:
         """On the same address, with what its append-only file says."""
         self._redis_pid = self._embedded.restart().pid or 0
+
+    def redis(self) -> list[tuple[tuple[str, int], psutil.Process]]:
+        """The server's process, if it lives."""
+        with suppress(psutil.NoSuchProcess):
+            return [(("redis", self._redis_pid), psutil.Process(self._redis_pid))]
+        return []
 
     def freeze_redis(self, number: signal.Signals) -> None:
         os.kill(self._redis_pid, number)

@@ -4,7 +4,7 @@ import json
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from tests.chaos.check import OPEN, Check, Verdict, stored
 from tests.chaos.clients import Crowd
 from tests.chaos.faults import KINDS, Done, Fault, Hand, plan
+from tests.chaos.growth import Growth, Sample
 from tests.chaos.history import FIXED, History, Question, questions
 from tests.chaos.house import COUNTING, House, Size
 from tests.chaos.pauses import KILLS, pauses, summary
@@ -22,6 +23,7 @@ _JOBS_A_FAULT = 10
 _PATIENCE_S = 120.0
 _BOOT_S = 180.0
 _END_S = 60.0
+_LATER = 2 / 3  # of the time: in the first third processes still get warm
 _EFFECT_S = 0.3  # what was just killed looks alive for a moment
 _TOP = ("seed", "faults", "jobs", "lost", "doubled", "gaps", "repeats", "changed", "pause_p50_s", "pause_max_s")
 Say = Callable[[str], None]
@@ -38,6 +40,8 @@ class Order:
     clients: int = 16
     tokens: int = 200  # the longest answer
     kinds: tuple[str, ...] = KINDS
+    every_s: float = 0.0  # a fault each so many seconds; 0: each when enough was asked
+    spared: int = 0  # so many of each part are never hit: what they use is watched
     toml: str = COUNTING
     questions: Callable[[int, int, int], Iterator[Question]] = questions
 
@@ -52,6 +56,7 @@ class Report:
     verdict: Verdict
     audit: str
     seconds: float
+    growth: dict[str, Any]
 
     def is_good(self) -> bool:
         return self.verdict.is_good() and not self.audit
@@ -70,6 +75,7 @@ class Report:
             "pause_p50_s": round(statistics.median(kills), 2) if kills else None,
             "pause_max_s": round(max(kills), 2) if kills else None,
             "audit": self.audit,
+            **self.growth,
             "seconds": round(self.seconds),
             "readings": sum(len(history.readings) for history in self.histories),
             "ends": {end: ends.count(end) for end in sorted(set(ends))},
@@ -89,6 +95,7 @@ class Report:
         figures = self.figures()
         lines = [f"{name:16} {figures[name]}" for name in _TOP]
         lines += [f"{'pause':16} {kind}: {told}" for kind, told in figures["pauses"].items()]
+        lines += [f"{name:16} {told}" for name, told in self.growth.items()]
         lines += [f"{name}: {line}" for name, found in figures["violations"].items() for line in found[:5]]
         return "\n".join([*lines, f"audit: {self.audit}"] if self.audit else lines)
 
@@ -113,43 +120,69 @@ def run(
 ) -> Report:
     """``answers``: asked once, before anything breaks, how each question must be answered. ``stop``: no more faults."""
     stop = stop or threading.Event()
-    faults = plan(order.seed, order.faults, order.size, order.kinds)
+    faults = plan(order.seed, order.faults, order.size, order.kinds, order.spared)
     say(f"seed {order.seed}: {len(faults)} faults")
-    with House(folder, order.size, order.toml) as house:
+    with House(folder, order.size, order.toml) as house, Growth(house) as growth:
         if not house.wait_whole(stop, _BOOT_S):
             raise RuntimeError("the house did not get ready")
         answer = answers(house)
-        began = time.monotonic()
-        crowd = Crowd(
-            house.urls,
-            order.seed,
-            [order.questions(order.seed, number, order.tokens) for number in range(order.clients)],
-        )
-        crowd.start()
+        idle = growth.look()
+        asks = [order.questions(order.seed, number, order.tokens) for number in range(order.clients)]
+        scene = _Scene(order, house, Crowd(house.urls, order.seed, asks), say, stop)
         try:
-            done = _break(house, crowd, faults, say, stop)
-            crowd.wait(_JOBS_A_FAULT * len(done), _PATIENCE_S)
+            done = scene.play(faults)
         finally:
-            histories = crowd.stop()
+            slopes = growth.mb_per_hour((time.monotonic() - scene.began) * _LATER)
+            histories = scene.crowd.stop()
         _await_ends(house)
         verdict = Check(histories, stored(house.redis_url), answer).run()
-        return Report(order, done, histories, verdict, _audited(house), time.monotonic() - began)
+        used = _used(idle, growth.look()) | ({"growth_mb_per_h": slopes} if order.every_s else {})
+        return Report(order, done, histories, verdict, _audited(house), time.monotonic() - scene.began, used)
 
 
-def _break(house: House, crowd: Crowd, faults: Sequence[Fault], say: Say, stop: threading.Event) -> list[Done]:
-    """One after the other, each when all is in order again and enough was asked."""
-    hand, done = Hand(house, crowd), []
-    for fault in faults:
-        if stop.is_set():
-            break
-        crowd.wait(_JOBS_A_FAULT * fault.number, _PATIENCE_S)
-        stop.wait(fault.pause_s)
-        done.append(hand.do(fault))
-        stop.wait(_EFFECT_S)
-        if house.wait_whole(stop):
-            done[-1].whole_s = time.monotonic() - done[-1].at
-        say(_line(done[-1]))
-    return done
+@dataclass
+class _Scene:
+    """Clients who ask, and what breaks meanwhile."""
+
+    order: Order
+    house: House
+    crowd: Crowd
+    say: Say
+    stop: threading.Event
+    began: float = 0.0
+
+    def play(self, faults: Sequence[Fault]) -> list[Done]:
+        """One after the other, each when it is time and all is in order again."""
+        self.began = time.monotonic()
+        self.crowd.start()
+        hand, done = Hand(self.house, self.crowd), list[Done]()
+        for fault in faults:
+            self._await(fault.number)
+            if self.stop.wait(fault.pause_s):
+                break
+            done.append(hand.do(fault))
+            self.stop.wait(_EFFECT_S)
+            if self.house.wait_whole(self.stop):
+                done[-1].whole_s = time.monotonic() - done[-1].at
+            self.say(_line(done[-1]))
+        self._await(len(done) + 1)
+        return done
+
+    def _await(self, number: int) -> None:
+        """Until it is time for this fault."""
+        if self.order.every_s:
+            self.stop.wait(max(0.0, self.began + number * self.order.every_s - time.monotonic()))
+        else:
+            self.crowd.wait(_JOBS_A_FAULT * number, _PATIENCE_S)
+
+
+def _used(before: Mapping[Any, Sample], after: Mapping[Any, Sample]) -> dict[str, Any]:
+    """The most that a process which lived through it all has more than before, when everything is over."""
+    pairs = [(before[key], after[key]) for key in before.keys() & after.keys()]
+    return {
+        "threads_more": max((late.threads - early.threads for early, late in pairs), default=0),
+        "descriptors_more": max((late.descriptors - early.descriptors for early, late in pairs), default=0),
+    }
 
 
 def _line(done: Done) -> str:

@@ -82,6 +82,20 @@ def test_turns_are_counted_in_tokens_not_in_jobs(ledger: Ledger, hand: Hand) -> 
     assert Counter(claim.job.share[0] for claim in claims) == {"a": 4, "b": 16}
 
 
+def test_a_share_of_twice_the_weight_gets_twice_the_tokens(ledger: Ledger, hand: Hand) -> None:
+    for letter, weight in (("a", 2.0), ("b", 1.0), ("c", 0.5)):
+        for _ in range(40):
+            ledger.submit(a_job(share=share(letter), weight=weight), LIMITS)
+
+    claims = [hand.claim() for _ in range(42)]
+    for claim in claims:
+        hand.end(claim, tokens=1)  # what is given back is weighed as well
+
+    assert Counter(claim.job.share[0] for claim in claims) == {"a": 24, "b": 12, "c": 6}
+    later = Counter(hand.claim().job.share[0] for _ in range(21))
+    assert {letter: later[letter] for letter in "abc"} == {"a": 12, "b": 6, "c": 3}
+
+
 def test_what_was_not_generated_is_given_back(ledger: Ledger, hand: Hand) -> None:
     for letter in "ab":
         for _ in range(2):
