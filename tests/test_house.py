@@ -15,6 +15,9 @@ SLOW = {  # each @slow test, by name; up to 300 s
     "test_a_house_under_attack_stands_and_goes_on_speaking",
     "test_clocks_that_are_hours_wrong_end_reap_and_lose_nothing",
     "test_nothing_is_lost_doubled_left_out_repeated_or_changed",
+    "test_one_part_after_the_other_is_started_again_and_nothing_is_lost",
+    "test_redis_that_forgot_everything_is_gone_on_with",
+    "test_what_was_used_under_load_is_given_back",
 }
 FOLDERS: tuple[str, ...] = (
     "api/views",

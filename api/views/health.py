@@ -50,7 +50,8 @@ def _reasons(parts: State) -> list[str]:
         return ["this server is going down"]
     try:
         parts.ledger.ping()
-        served = {worker.model for worker in parts.ledger.workers() if worker.state == "ready"}
+        living = {worker.model for worker in parts.ledger.workers() if worker.state == "ready"}
+        served = parts.ledger.cards(sorted(living))  # a Redis that forgot everything hears of beats first
     except StorageError:
         return ["the storage does not answer"]
     alone = [model.name for model in parts.settings.models if model.name not in served]

@@ -217,15 +217,19 @@ def test_models_are_those_that_are_configured_and_have_a_card(front: FrontEnd, l
     assert missing.value.code == "model_not_found"
 
 
-def test_ready_means_that_every_model_has_a_living_worker(front: FrontEnd, ledger: Ledger) -> None:
+def test_ready_means_that_every_model_has_a_living_worker_and_a_card(front: FrontEnd, ledger: Ledger) -> None:
     before = ask(front, "/ready")
     Hand(ledger, "w1", "m").beat()
+    ledger.put_card(card("org/other"), b"")
+    without_card = ask(front, "/ready")
+    ledger.put_card(card("m"), b"")
     Hand(ledger, "w2", "org/other").beat("draining")
     half = ask(front, "/ready")
     Hand(ledger, "w3", "org/other").beat()
     after = ask(front, "/ready")
 
     assert (before.status_code, before.json()["reasons"]) == (503, ["no worker serves m", "no worker serves org/other"])
+    assert without_card.json()["reasons"] == ["no worker serves m", "no worker serves org/other"]
     assert (half.status_code, half.json()["reasons"]) == (503, ["no worker serves org/other"])
     assert after.status_code == 200
 

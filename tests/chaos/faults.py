@@ -27,6 +27,7 @@ _SHARES = {
     "front end frozen": 4,
     "redis killed": 6,
     "redis frozen": 3,
+    "redis full": 3,
     "worker line cut": 5,
     "worker line stalled": 5,
     "worker replies lost": 6,
@@ -41,6 +42,7 @@ _SECONDS = {
     "front end frozen": (1.0, 6.0),
     "redis killed": (0.0, 3.0),
     "redis frozen": (0.5, 4.0),
+    "redis full": (0.5, 4.0),
     "worker line cut": (0.5, 5.0),
     "worker line stalled": (0.5, 5.0),
     "worker replies lost": (0.5, 1.0),
@@ -48,6 +50,7 @@ _SECONDS = {
     "front end line stalled": (0.5, 5.0),
     "front end replies lost": (0.5, 1.0),
 }
+_ROOM = 2**30  # bytes, for Redis
 _PAIRED = 0.12  # of all: with another one at the same time
 _ALONE = {"step hangs", "clock turned"}
 KINDS = tuple(_SHARES)
@@ -196,14 +199,17 @@ class Hand:
             processes[fault.detail // len(_FRONT_PARTS) % len(processes)].kill()
 
     def _redis(self, fault: Fault) -> None:
-        if fault.kind == "redis killed":
-            self._house.kill_redis()
-            _last(fault)
-            self._house.restart_redis()
-            return
-        self._house.freeze_redis(signal.SIGSTOP)
+        begin, end = {
+            "redis killed": (self._house.kill_redis, self._house.restart_redis),
+            "redis frozen": (
+                lambda: self._house.freeze_redis(signal.SIGSTOP),
+                lambda: self._house.freeze_redis(signal.SIGCONT),
+            ),
+            "redis full": (lambda: self._house.limit_redis(1), lambda: self._house.limit_redis(_ROOM)),
+        }[fault.kind]
+        begin()
         _last(fault)
-        self._house.freeze_redis(signal.SIGCONT)
+        end()
 
     def _line(self, fault: Fault) -> None:
         line = self._house.lines[f"{_part(fault)}{fault.target}"]

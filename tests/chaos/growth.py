@@ -54,7 +54,7 @@ class Growth:
         found = {}
         for (name, pid), samples in self._samples.items():
             late = [sample for sample in samples if sample.at >= since]
-            if late and samples[0].at <= since and late[-1].at >= time.monotonic() - 3 * _SAMPLE_S:
+            if len(late) > 1 and samples[0].at <= since and late[-1].at >= time.monotonic() - 3 * _SAMPLE_S:
                 slope = statistics.linear_regression([one.at for one in late], [one.own_bytes for one in late]).slope
                 found[f"{name} {pid}"] = round(slope * _HOUR_S / _MIB, 2)
         return found

@@ -1,6 +1,7 @@
 """The whole house, each part a process that is started again when it ends, each on its own line to Redis."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -206,6 +207,18 @@ class House:
 
     def kill_redis(self) -> None:
         os.kill(self._redis_pid, signal.SIGKILL)
+
+    def limit_redis(self, most: int) -> None:
+        """It takes nothing that would use more bytes; while it is away it takes nothing anyhow."""
+        part = self.ledger.partitions[0]
+        with suppress(StorageError):
+            part.ask(lambda: part.redis.config_set("maxmemory", most))
+
+    def empty_redis(self) -> None:
+        """Killed, and its append-only file is gone."""
+        self.kill_redis()
+        psutil.wait_procs([process for _, process in self.redis()])
+        shutil.rmtree(self._folder / "data" / "redis" / "appendonlydir")
 
     def restart_redis(self) -> None:
         """On the same address, with what its append-only file says."""
