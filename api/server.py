@@ -25,7 +25,7 @@ from common.settings import Settings, SettingsError, load
 _BACKLOG = 2048
 _SEND_BUFFER = 64 * 1024  # a slow reader is noticed by us, not swallowed by the kernel
 _SPARE_CONNECTIONS = 100  # for short requests while all streams are taken
-_OTHER_DESCRIPTORS = 128  # what a process of ours has open besides
+_OTHER_DESCRIPTORS = 64  # what a process of ours has open besides, and as many to each Redis
 _AFTER_DRAIN_S = 5
 
 
@@ -166,7 +166,7 @@ def _within_descriptors(settings: Settings) -> Settings:
     """With no more streams than this process may have descriptors: beyond, a connection would wait for ever."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = sys.maxsize if hard == resource.RLIM_INFINITY else hard
-    others = _SPARE_CONNECTIONS + _OTHER_DESCRIPTORS
+    others = _SPARE_CONNECTIONS + _OTHER_DESCRIPTORS * (1 + len(settings.ledgers))
     wanted = min(most, settings.limits.streams + others)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
