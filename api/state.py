@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol, TypeVar, cast
@@ -43,11 +43,11 @@ class Door(Protocol):
 
 
 class Pulse:
-    """Once a second: say that we live, and see how full the storage is."""
+    """Once a second: say that we live, and see how full the storage is and how long the longest queue."""
 
-    def __init__(self, hub: Hub, ledger: Ledger) -> None:
-        self.memory_fraction = 0.0
-        self._hub, self._ledger = hub, ledger
+    def __init__(self, hub: Hub, ledger: Ledger, models: Sequence[str]) -> None:
+        self.memory_fraction, self.waiting = 0.0, 0
+        self._hub, self._ledger, self._models = hub, ledger, models
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="pulse", daemon=True)
 
@@ -65,6 +65,7 @@ class Pulse:
             self._hub.beat()
             try:
                 self.memory_fraction = self._ledger.memory_fraction()
+                self.waiting = max(max(self._ledger.waiting(model).values()) for model in self._models)
             except StorageError:
                 self.memory_fraction = 0.0  # unknown; a write will say
             if self._stopping.wait(_PULSE_S):
@@ -122,6 +123,8 @@ class State:
         self.refuse_if_unable()
         began = time.monotonic()
         until = began + _PATIENCE_S
+        if not (once.key or once.orphan):  # what is known already may be read however many wait
+            self._refuse_if_full(ask, who)
         job = self._patiently(until, lambda: self.door.admit(ask, who, headers))
         self._refuse_if_draining()  # it may have begun while the door looked
         self.hub.wait_heard(partition_of(job), max(0.0, until - time.monotonic()))
@@ -176,6 +179,12 @@ class State:
             raise UnavailableError("Too many answers are open here; ask again.", retry_after_s=_BUSY_RETRY_S)
         if self.pulse.memory_fraction > self.settings.limits.memory_fraction:
             raise StorageError("The storage is full; try again later.", retry_after_s=10)
+
+    def _refuse_if_full(self, ask: Ask, who: Principal) -> None:
+        """While many wait, before anybody reads the prompt: a refusal costs one question to the ledger."""
+        limits, model = self.settings.limits, self.settings.model(ask.model or "0")
+        if model is not None and self.pulse.waiting >= min(limits.waiting_class, limits.waiting_share):
+            self.ledger.refuse_if_full(model.name, ask.cls, who, ask.label, limits)
 
     def _refuse_if_draining(self) -> None:
         if self.draining.is_set():

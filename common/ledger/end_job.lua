@@ -205,3 +205,11 @@ local function eta(model, place)
   if jobs < 5 or rate <= 0 then return '' end
   return string.format('%.1f', (place - free) * tonumber(st[2]) / jobs / rate)
 end
+
+-- When there may be room again, where no more may wait in this class or of this share; nothing where there is room.
+local function full_until(model, cls, share, most_class, most_share)
+  if cls == 'batch' then return end
+  local waiting = tonumber(redis.call('HGET', p .. 'st:' .. model, 'ready:' .. cls) or '0')
+  local own = redis.call('LLEN', list_of(model, cls, share))
+  if waiting >= tonumber(most_class) or own >= tonumber(most_share) then return eta(model, waiting + 1) end
+end

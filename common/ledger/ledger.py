@@ -10,7 +10,8 @@ from typing import Any
 import redis
 
 from common.cards import ModelCard
-from common.errors import ConflictError, InternalError, RateLimitError, StorageError
+from common.errors import ConflictError, InternalError, StorageError
+from common.identity import Principal
 from common.jobs import CLASSES, Class, Job
 from common.ledger import keys, wire
 from common.ledger.partition import Partition
@@ -107,12 +108,17 @@ class Ledger:
             case b"conflict":
                 raise ConflictError("This Idempotency-Key came before with another request.")
             case b"full":
-                message, code = "Too many requests wait; try again later.", "queue_full"
+                raise wire.queue_full(*rest)
             case b"late":
-                message, code = "The request could not start before its deadline.", "deadline_unreachable"
-            case _:
-                raise InternalError("The job's id is taken.")
-        raise RateLimitError(message, code=code, retry_after_s=wire.retry_after(*rest))
+                raise wire.deadline_unreachable(*rest)
+        raise InternalError("The job's id is taken.")
+
+    def refuse_if_full(self, model: str, cls: Class, who: Principal, label: str | None, limits: Limits) -> None:
+        """What SUBMIT would refuse because too many wait, before anybody has read it. Raises RateLimitError."""
+        part = self.partitions[self.partition(who.owner)]
+        eta = part.run("full", model, cls, who.share(label), limits.waiting_class, limits.waiting_share)
+        if eta is not None:
+            raise wire.queue_full(eta)
 
     def watch(self, owner: str, job_id: str, front_end: str, after: int = 0, most: int = 512) -> Watched | None:
         """WATCH: register the front end and read entries after a number, atomically; None: not here, or not yours."""

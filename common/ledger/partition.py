@@ -17,7 +17,7 @@ _TIMEOUT_S = 2.0
 _CONNECT_S = 1.0
 _HEALTH_S = 10
 _TRIES = 2  # beyond the first
-_ENDING = ("submit", "claim", "emit", "watch", "unwatch", "cancel", "reap", "release", "beat", "sweep", "place")
+_ENDING = ("submit", "claim", "emit", "watch", "unwatch", "cancel", "reap", "release", "beat", "sweep", "place", "full")
 _PLAIN = ("lease", "beat_front_end", "workers")
 _AWAY = (
     redis.ConnectionError,

@@ -44,10 +44,8 @@ end
 
 local at = clock()
 local own = redis.call('LLEN', list_of(model, cls, share))
-if cls ~= 'batch' then
-  local waiting = tonumber(redis.call('HGET', p .. 'st:' .. model, 'ready:' .. cls) or '0')
-  if waiting >= tonumber(ARGV[3]) or own >= tonumber(ARGV[4]) then return {'full', eta(model, waiting + 1)} end
-end
+local full = full_until(model, cls, share, ARGV[3], ARGV[4])
+if full then return {'full', full} end
 if job.priority == '1' then own = 0 end
 local place = position(model, cls, share, own)
 local wait = eta(model, place)

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, cast
 
-from common.errors import CancelledError, ExpiredError, InternalError
+from common.errors import CancelledError, ExpiredError, InternalError, RateLimitError
 from common.jobs import CLASSES, Class, Delta, Entry, Failed, Job, decode_event
 from common.ledger.replies import BeatReply, Claim, Emission, EmitReply, Place, Record, Ring, State, Watched, WorkerInfo
 
@@ -66,7 +66,20 @@ def place(position: bytes, eta: bytes) -> Place:
     return Place(int(position), float(eta) if eta else None)
 
 
-def retry_after(eta: bytes) -> int:
+def queue_full(eta: bytes) -> RateLimitError:
+    """Nobody else may wait."""
+    return RateLimitError(
+        "Too many requests wait; try again later.", code="queue_full", retry_after_s=_retry_after(eta)
+    )
+
+
+def deadline_unreachable(eta: bytes) -> RateLimitError:
+    """It would wait for longer than anybody waits for it."""
+    message = "The request could not start before its deadline."
+    return RateLimitError(message, code="deadline_unreachable", retry_after_s=_retry_after(eta))
+
+
+def _retry_after(eta: bytes) -> int:
     """How long to stay away: what was measured, else a guess that the SDKs obey."""
     return round(float(eta)) if eta else _GUESS_S
 

@@ -135,6 +135,11 @@ class Generation(PlainChat):
         return options
 
     @property
+    def cls(self) -> Class:
+        """With whom it waits."""
+        return _CLASS[self.service_tier or "default"]
+
+    @property
     def label(self) -> str | None:
         """Whose turn it is; what follows a colon is a password, and was never here."""
         name = self.user if self.user is not None else self.safety_identifier
@@ -179,7 +184,7 @@ class Generation(PlainChat):
             share=who.share(self.label),
             seed=self.seed or secrets.randbits(63) or 1,
             created=int(time.time()),
-            cls=_CLASS[tier],
+            cls=self.cls,
             priority=tier == "priority",
             weight=who.weight,
             n=self.n,

@@ -308,6 +308,25 @@ def test_there_are_never_more_streams_than_descriptors(serve: Serve, ledger: Led
     assert told == ["all of it"] * 12
 
 
+def test_while_too_many_wait_nobody_reads_what_comes(serve: Serve) -> None:
+    unreadable = CHAT | {"model": "m", "user": "explode"}  # at this door
+    with serve(limits__waiting_class="1") as front, front.client() as client:
+        readable = ask(front, "/v1/chat/completions", "POST", json=unreadable)
+        ahead = client.completions.create(model="m", prompt="x", stream=True)
+        for _ in range(100):
+            refused = ask(front, "/v1/chat/completions", "POST", json=unreadable)
+            if refused.status_code == 429:
+                break
+            time.sleep(0.05)
+        flexible = ask(front, "/v1/chat/completions", "POST", json=unreadable | {"service_tier": "flex"})
+        again = ask(front, "/v1/chat/completions", "POST", json=unreadable, headers={"Idempotency-Key": "k"})
+        ahead.close()
+
+    assert (readable.status_code, flexible.status_code, again.status_code) == (500, 500, 500)
+    assert (refused.status_code, error(refused)["code"]) == (429, "queue_full")
+    assert int(refused.headers["retry-after"]) >= 1
+
+
 def test_a_full_queue_is_429_and_the_sdk_comes_again(serve: Serve, ledger: Ledger) -> None:
     hand = Hand(ledger)
     with serve(limits__waiting_share="1") as front, front.client() as client:

@@ -4,7 +4,8 @@ from typing import Any
 import pytest
 
 from common.errors import InternalError, RateLimitError
-from common.jobs import Sampling, new_id
+from common.identity import Principal
+from common.jobs import Class, Sampling, new_id
 from common.ledger.ledger import Ledger
 from common.ledger.replies import Place
 from common.settings import Limits
@@ -133,6 +134,25 @@ def test_one_user_cannot_fill_the_queue(ledger: Ledger) -> None:
         ledger.submit(a_job(), limits)
 
     ledger.submit(a_job(share="a" * 32), limits)
+
+
+def test_what_would_be_refused_is_told_before_it_is_read(ledger: Ledger, hand: Hand) -> None:
+    measure(ledger, hand, tokens=40, rate=2.0)
+    who, limits = Principal(), Limits(waiting_class=3, waiting_share=2)
+
+    def refusal(label: str | None, cls: Class = "interactive") -> tuple[str | None, int | None] | None:
+        try:
+            ledger.refuse_if_full("m", cls, who, label, limits)
+        except RateLimitError as refused:
+            return refused.actual_code, refused.retry_after_s
+        return None
+
+    assert refusal(None) is None
+    for _ in range(2):
+        ledger.submit(a_job(owner=who.owner, share=who.share(None)), limits)
+    assert [refusal(None), refusal("b"), refusal(None, "normal")] == [("queue_full", 60), None, None]
+    ledger.submit(a_job(owner=who.owner, share=who.share("b")), limits)
+    assert [refusal("b"), refusal("c"), refusal(None, "batch")] == [("queue_full", 80)] * 2 + [None]
 
 
 def test_cancelled_jobs_make_room_at_once(ledger: Ledger) -> None:

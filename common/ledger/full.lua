@@ -1,0 +1,2 @@
+-- Whether another job of this kind would be refused, and when to come again. ARGV: model, class, share, limits as SUBMIT
+return full_until(unpack(ARGV)) or false
