@@ -10,11 +10,12 @@ from api.auth import Gate, is_loopback
 from api.hangup import Sweeper
 from api.hub import Hub
 from api.state import Door, Pulse, State, state
-from api.views import chat, health, jobs, models
+from api.views import chat, files, health, jobs, models
 from common import telemetry
 from common.broker import Tickets
 from common.door import admission
 from common.errors import InvalidRequestError, PermissionDeniedError
+from common.files import Files
 from common.ledger.ledger import Ledger
 from common.settings import Settings
 
@@ -35,6 +36,7 @@ def create_app(settings: Settings, door: Door | None = None) -> Flask:
         gate=gate,
         door=door or admission.Door(settings, ledger),
         tickets=Tickets(settings),
+        files=Files(settings, ledger.partitions[0]),
     )
     app = Flask("penstock", static_folder=None)
     app.url_map.strict_slashes = app.url_map.merge_slashes = False
@@ -43,7 +45,7 @@ def create_app(settings: Settings, door: Door | None = None) -> Flask:
     app.before_request(_admit)
     app.after_request(_finish)
     errors.register(app)
-    for blueprint in (health.bp, models.bp, chat.bp, jobs.bp):
+    for blueprint in (health.bp, models.bp, chat.bp, jobs.bp, files.bp):
         app.register_blueprint(blueprint)
     app.extensions["openapi"] = openapi.document(app, health.version_here(), strict=settings.strict_params)
     parts.start()
@@ -80,7 +82,9 @@ def _refuse_strange_host(parts: State) -> None:
 
 
 def _body() -> bytes:
-    return body.read(state().settings.limits.body_s) if request.method == "POST" else b""
+    """Where a key or a user may stand in it: a form has none, and its file is not for memory."""
+    is_form = request.mimetype == "multipart/form-data"
+    return body.read(state().settings.limits.body_s) if request.method == "POST" and not is_form else b""
 
 
 def _finish(response: Response) -> Response:
@@ -110,5 +114,5 @@ def _tell_pages(headers: Headers) -> None:
     headers["Access-Control-Expose-Headers"] = _READABLE
     if request.method == "OPTIONS":
         headers["Access-Control-Allow-Headers"] = "authorization, *"  # SDKs send many; the star leaves that one out
-        headers["Access-Control-Allow-Methods"] = "GET, POST"
+        headers["Access-Control-Allow-Methods"] = "GET, POST, DELETE"
         headers["Access-Control-Max-Age"] = "600"

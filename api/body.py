@@ -17,7 +17,7 @@ def read(limit_s: float) -> bytes:
     """
     if "body" not in g:
         _refuse_type()
-        with _deadline(limit_s):
+        with deadline(limit_s):
             g.body = b"".join(in_turns(request.stream.read))
         if len(g.body) < (request.content_length or 0):
             raise InvalidRequestError("The body ended before its Content-Length.")
@@ -43,7 +43,7 @@ def _refuse_type() -> None:
         raise MediaTypeError("Send the body without a Content-Encoding.")
 
 
-def _deadline(limit_s: float) -> AbstractContextManager[object]:
+def deadline(limit_s: float) -> AbstractContextManager[object]:
     """Raise SlowBodyError when time is up; threads have no such bell, their server's time-outs must do."""
     if not monkey.is_module_patched("socket"):
         return nullcontext()

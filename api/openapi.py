@@ -82,6 +82,18 @@ def takes(*queries: str, headers: Sequence[str] = ()) -> Callable[[V], V]:
     return mark
 
 
+def uploads(file: str, **fields: dict[str, Any]) -> Callable[[V], V]:
+    """Mark a view: its body is a form with such a file and fields, the ``optional`` ones marked."""
+    told = {file: {"type": "string", "format": "binary"}} | fields
+    needed = [name for name, schema in told.items() if not schema.pop("optional", False)]
+
+    def mark(view: V) -> V:
+        view.form = {"type": "object", "properties": told, "required": needed}  # type: ignore[attr-defined]  # read by ``document``
+        return view
+
+    return mark
+
+
 def tells(status: int, what: str) -> Callable[[V], V]:
     """Mark a view: this status comes with an object of its own, not with an error."""
 
@@ -154,6 +166,8 @@ def _operation(rule: Rule, view: Callable[..., Any]) -> dict[str, Any]:
         body = {"application/json": {"schema": {"$ref": REFS + kind.__name__}}}
         told["requestBody"] = {"required": True, "content": body}
         told["parameters"] += [_DEADLINE, _KEY]
+    if form := getattr(view, "form", None):
+        told["requestBody"] = {"required": True, "content": {"multipart/form-data": {"schema": form}}}
     told["parameters"] += getattr(view, "takes", [])
     if getattr(view, "is_public", False):
         told["security"] = []

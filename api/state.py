@@ -15,6 +15,7 @@ from api.hangup import Sweeper
 from api.hub import Hub, partition_of
 from common.broker import Tickets
 from common.errors import DrainingError, StorageError, UnavailableError
+from common.files import Files
 from common.identity import Principal
 from common.jobs import Job
 from common.ledger.ledger import Ledger
@@ -84,6 +85,7 @@ class State:
     gate: Gate
     door: Door
     tickets: Tickets
+    files: Files
     draining: threading.Event = field(default_factory=threading.Event)
     drained: threading.Event = field(default_factory=threading.Event)  # whoever still reads is told
 

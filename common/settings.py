@@ -80,6 +80,8 @@ class Limits(BaseModel):
     json_depth: Annotated[int, Field(ge=8, le=512)] = 64
     waiting_class: Annotated[int, Field(ge=1)] = 10_000  # jobs that wait in one class
     waiting_share: Annotated[int, Field(ge=1)] = 1_000  # jobs that wait for one user
+    file_bytes: Annotated[int, Field(ge=1)] = 512 * 2**20
+    files: Annotated[int, Field(ge=1)] = 10_000  # of one owner
     streams: Annotated[int, Field(ge=1)] = 4_000  # open streams of one front-end process
     memory_fraction: Annotated[float, Field(gt=0, le=1)] = 0.8  # of Redis' maxmemory: above it nothing is accepted
 
@@ -93,6 +95,7 @@ class Settings(BaseSettings):
     port: Annotated[int, Field(ge=0, le=65535)] = 5000
     metrics_port: Annotated[int, Field(ge=0, le=65535)] = 5001
     data_dir: Path = Path(".penstock")
+    files_url: str | None = None  # where fsspec keeps files: a folder, s3://bucket/prefix; unset: in data_dir
     redis_url: str | None = None
     redis_memory_bytes: Annotated[int, Field(ge=2**24)] = 2**30  # maxmemory of the embedded server
     broker_url: str | None = None

@@ -122,7 +122,7 @@ class Chores:
         self._ledger = Ledger(settings.ledgers)
         self._tickets = Tickets(settings)
         sweeping = sweep.periodic(settings, self._ledger, self._tickets)
-        self._threads = (*reapers(self._ledger, settings.lease_s), sweeping)
+        self._threads = (*reapers(self._ledger, settings.lease_s), *sweeping)
         self._stopped: SimpleQueue[None] = SimpleQueue()
 
     def stop(self, _signal: int = 0, _frame: FrameType | None = None) -> None:

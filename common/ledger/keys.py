@@ -27,6 +27,9 @@ p orphan:<name>          string the job of a request whose client went and may a
 p dl                     zset   open jobs -> when to look at their deadline
 p ended:<parent>         list   jobs of a parent that have ended; whoever keeps the parent takes them
 p m:<model>              hash   card, tokenizer files (first partition only)
+p f:<file>               hash   a file: owner, name, purpose, size, created, expires (first partition only)
+p fo:<owner>             zset   its files -> when they came
+p fx                     zset   files that expire -> when
 p lease:<name>           string who does the periodic work (first partition only)
 
 Channels: ``fe:<fid>``, one per front end.
@@ -81,6 +84,21 @@ def counters(p: str, model: str) -> str:
 def card(p: str, model: str) -> str:
     """The model card and its tokenizer files."""
     return f"{p}:m:{model}"
+
+
+def file(p: str, file_id: str) -> str:
+    """What is known of a file."""
+    return f"{p}:f:{file_id}"
+
+
+def files_of(p: str, owner: str) -> str:
+    """An owner's files."""
+    return f"{p}:fo:{owner}"
+
+
+def files_expiring(p: str) -> str:
+    """Those that will not stay for ever."""
+    return f"{p}:fx"
 
 
 def channel(front_end: str) -> str:

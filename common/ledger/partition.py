@@ -18,7 +18,7 @@ _CONNECT_S = 1.0
 _HEALTH_S = 10
 _TRIES = 2  # beyond the first
 _ENDING = ("submit", "claim", "emit", "watch", "unwatch", "cancel", "reap", "release", "beat", "sweep", "place", "full")
-_PLAIN = ("lease", "beat_front_end", "workers")
+_PLAIN = ("lease", "beat_front_end", "workers", "put_file", "drop_file")
 _AWAY = (
     redis.ConnectionError,
     redis.TimeoutError,

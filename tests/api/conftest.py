@@ -24,6 +24,7 @@ class FrontEnd:
 
     process: subprocess.Popen[bytes]
     port: int
+    folder: Path
 
     @property
     def base(self) -> str:
@@ -55,7 +56,7 @@ def serving(redis_url: str, folder: Path, first: str = ":", **settings: str) -> 
     command = ["sh", "-c", f'{first}; exec "$@"', "sh", sys.executable, "-m", "tests.api.served"]
     process = subprocess.Popen(command, env=bare_environment() | environment)
     try:
-        front = FrontEnd(process, port)
+        front = FrontEnd(process, port, folder)
         front.wait_alive()
         yield front
     finally:

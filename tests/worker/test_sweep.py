@@ -120,7 +120,7 @@ def test_only_one_does_the_periodic_work(
 
 def test_the_thread_sweeps_by_itself(settings: Settings, ledger: Ledger, tickets: Tickets) -> None:
     submitted(ledger)
-    thread = periodic(settings, ledger, tickets)
+    thread, *_ = periodic(settings, ledger, tickets)
 
     thread.start()
     until(lambda: broker.length(tickets._app, "m") == 1)

@@ -1,4 +1,4 @@
-"""Periodic work: what is past its deadline, who fell silent, which tickets are missing.
+"""Periodic work: what is past its deadline, who fell silent, which tickets are missing, which files have expired.
 
 Every chores worker runs this thread; a lease in Redis says which of them works.
 """
@@ -9,12 +9,14 @@ import time
 from common import telemetry
 from common.broker import Tickets
 from common.errors import StorageError
+from common.files import Files
 from common.ledger.ledger import Ledger
 from common.settings import Settings
 from worker.watch import Lapses, Periodic
 
 _INTERVAL_S = 0.5
 _LEASE_S = 10.0
+_FILES_S = 600.0
 _SHORT_S = 1.0
 _FRONT_END_S = 30.0  # a front end that is silent for so long is gone
 log = telemetry.logger("sweep")
@@ -62,6 +64,13 @@ class Sweep:
             del self._short[model]
 
 
-def periodic(settings: Settings, ledger: Ledger, tickets: Tickets) -> Periodic:
-    """The thread."""
-    return Periodic("sweep", _INTERVAL_S, Sweep(settings, ledger, tickets))
+def periodic(settings: Settings, ledger: Ledger, tickets: Tickets) -> tuple[Periodic, ...]:
+    """The threads."""
+    files, holder = Files(settings, ledger.partitions[0]), secrets.token_hex(8)
+
+    def sweep_files() -> None:
+        if ledger.lease("files", holder, 2 * _FILES_S):
+            files.sweep()
+
+    sweeping = Periodic("sweep", _INTERVAL_S, Sweep(settings, ledger, tickets))
+    return sweeping, Periodic("files", _FILES_S, sweep_files)
