@@ -10,12 +10,13 @@ from api.auth import Gate, is_loopback
 from api.hangup import Sweeper
 from api.hub import Hub
 from api.state import Door, Pulse, State, state
-from api.views import chat, files, health, jobs, models
+from api.views import batches, chat, files, health, jobs, models
 from common import telemetry
 from common.broker import Tickets
 from common.door import admission
 from common.errors import InvalidRequestError, PermissionDeniedError
 from common.files import Files
+from common.ledger.batches import Batches
 from common.ledger.ledger import Ledger
 from common.settings import Settings
 
@@ -37,6 +38,7 @@ def create_app(settings: Settings, door: Door | None = None) -> Flask:
         door=door or admission.Door(settings, ledger),
         tickets=Tickets(settings),
         files=Files(settings, ledger.partitions[0]),
+        batches=Batches(ledger),
     )
     app = Flask("penstock", static_folder=None)
     app.url_map.strict_slashes = app.url_map.merge_slashes = False
@@ -45,7 +47,7 @@ def create_app(settings: Settings, door: Door | None = None) -> Flask:
     app.before_request(_admit)
     app.after_request(_finish)
     errors.register(app)
-    for blueprint in (health.bp, models.bp, chat.bp, jobs.bp, files.bp):
+    for blueprint in (health.bp, models.bp, chat.bp, jobs.bp, files.bp, batches.bp):
         app.register_blueprint(blueprint)
     app.extensions["openapi"] = openapi.document(app, health.version_here(), strict=settings.strict_params)
     parts.start()

@@ -18,6 +18,7 @@ from common.errors import DrainingError, StorageError, UnavailableError
 from common.files import Files
 from common.identity import Principal
 from common.jobs import Job
+from common.ledger.batches import Batches
 from common.ledger.ledger import Ledger
 from common.ledger.replies import NEVER_AGAIN, KnownJobError, Once, Place
 from common.protocol.chat import ChatRequest
@@ -86,6 +87,7 @@ class State:
     door: Door
     tickets: Tickets
     files: Files
+    batches: Batches
     draining: threading.Event = field(default_factory=threading.Event)
     drained: threading.Event = field(default_factory=threading.Event)  # whoever still reads is told
 

@@ -7,9 +7,9 @@ the client's; what was cut off in the middle was never there, and is swept away.
 import os
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, Self
 
@@ -37,17 +37,19 @@ class File:
     size: int  # bytes
     created: int  # Unix seconds
     expires: int | None = None
+    parts: tuple[str, ...] = ()  # of one that grows: their names behind its id, in order
 
     def told(self) -> dict[str, str | int]:
         """As Redis keeps it."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
+        told = asdict(self) | {"parts": ",".join(self.parts)}
+        return {name: value for name, value in told.items() if value is not None}
 
     @classmethod
     def read(cls, raw: dict[bytes, bytes]) -> "File":
         """The same back."""
         told: dict[str, Any] = {name.decode(): value.decode() for name, value in raw.items()}
         told |= {name: int(told[name]) for name in ("size", "created", "expires") if name in told}
-        return cls(**told)
+        return cls(**told | {"parts": tuple(filter(None, told.get("parts", "").split(",")))})
 
 
 class Files:
@@ -81,19 +83,24 @@ class Files:
 
     def read(self, file: File) -> Iterator[bytes]:
         """Its bytes, in pieces. Raises StorageError before the first one."""
+        for place in _places(file.id, file.parts):
+            with self.opened(place) as opened:
+                while piece := opened.read(_PIECE):
+                    yield piece
+
+    def opened(self, name: str) -> Any:
+        """The bytes of this name, to be read from any place. Raises StorageError."""
         try:
-            opened = self._fs.open(self.place(file.id), "rb")
+            return self._fs.open(self.place(name), "rb")
         except OSError as error:
             raise StorageError("The file's bytes are not to be had now.", retry_after_s=5) from error
-        with opened:
-            while piece := opened.read(_PIECE):
-                yield piece
 
     def delete(self, owner: str, file_id: str) -> bool:
         """False: it was not here, or not yours."""
-        if not self._part.run("drop_file", file_id, owner):
+        file = self.get(owner, file_id)
+        if file is None or not self._part.run("drop_file", file_id, owner):
             return False
-        self.remove(file_id)
+        self._remove_all(file)
         return True
 
     def put(self, file: File) -> None:
@@ -106,6 +113,23 @@ class Files:
     def place(self, file_id: str) -> str:
         """Where its bytes lie: by an id of ours."""
         return f"{self._root}/{file_id}"
+
+    def grow(self, file: File, parts: Sequence[str]) -> None:
+        """One that consists of parts has these from now on; it is put if it was not there."""
+        size = sum(int(self._fs.size(self.place(place))) for place in _places(file.id, parts))
+        self.put(replace(file, parts=tuple(parts), size=size))
+
+    def part(self, file_id: str, lines: bytes) -> str:
+        """Write one part, of a name that nobody else gives; which one. Raises StorageError."""
+        name = secrets.token_hex(8)
+        out = self.open(f"{file_id}.{name}")
+        try:
+            with out:
+                out.write(lines)
+                _sync(out)
+        except OSError as error:
+            raise _full(error) from error
+        return name
 
     def open(self, file_id: str) -> Any:
         """A place for its bytes. Raises StorageError."""
@@ -126,14 +150,19 @@ class Files:
         for file_id in part.ask(
             lambda: part.redis.zrangebyscore(keys.files_expiring(part.tag), 0, time.time(), 0, _ROUND)
         ):
-            part.run("drop_file", file_id, "")
-            self.remove(file_id.decode())
+            if raw := part.ask(partial(part.redis.hgetall, keys.file(part.tag, file_id.decode()))):
+                part.run("drop_file", file_id, "")
+                self._remove_all(File.read(raw))
         if not self._fs.isdir(self._root):
             return
         for told in self._fs.ls(self._root, detail=True):
             file_id, since = told["name"].rsplit("/", 1)[-1], self._fs.modified(told["name"]).timestamp()
-            if since < time.time() - _CUT_OFF_S and not self._exists(file_id):
+            if since < time.time() - _CUT_OFF_S and not self._exists(file_id.partition(".")[0]):
                 self.remove(file_id)
+
+    def _remove_all(self, file: File) -> None:
+        for place in _places(file.id, file.parts):
+            self.remove(place)
 
     def _exists(self, file_id: str) -> bool:
         return bool(self._part.ask(lambda: self._part.redis.exists(keys.file(self._part.tag, file_id))))
@@ -171,9 +200,7 @@ class Draft:
     def keep(self, owner: str, name: str, purpose: str, keep_s: int | None = None) -> File:
         """That was all: it is a file now. Raises InvalidRequestError and StorageError."""
         try:
-            if hasattr(self._out, "fileno"):
-                self._out.flush()
-                os.fsync(self._out.fileno())
+            _sync(self._out)
             self._out.close()
         except OSError as error:
             raise _full(error) from error
@@ -186,6 +213,17 @@ class Draft:
             self._is_kept = False
             raise
         return file
+
+
+def _places(file_id: str, parts: Sequence[str]) -> list[str]:
+    return [f"{file_id}.{part}" for part in parts] or [file_id]
+
+
+def _sync(out: Any) -> None:
+    """Past the machine's own memory, where the place is a disk."""
+    if hasattr(out, "fileno"):
+        out.flush()
+        os.fsync(out.fileno())
 
 
 def _full(_: OSError) -> StorageError:

@@ -26,6 +26,18 @@ class Principal:
         return self.owner if label is None else _hash(self.owner, label)
 
 
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """Whoever asked for something that is done without him: only his hash is kept."""
+
+    owner: str
+    weight: float = 1.0
+
+    def share(self, label: str | None) -> str:
+        """As a Principal's."""
+        return self.owner if label is None else _hash(self.owner, label)
+
+
 def named(owner: str, text: str) -> str:
     """What a client of this owner calls something, as a hash."""
     return _hash(owner, text)

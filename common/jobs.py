@@ -116,6 +116,8 @@ class Job:
     max_time_s: float | None = None  # generation ends with "length" after it
     on_disconnect: OnDisconnect = "cancel"
     grace_s: float = 0.5
+    parent: str = ""  # the batch whose row it is
+    custom_id: str = ""  # what the row is called there
 
     @property
     def choices(self) -> int:

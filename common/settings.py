@@ -82,6 +82,8 @@ class Limits(BaseModel):
     waiting_share: Annotated[int, Field(ge=1)] = 1_000  # jobs that wait for one user
     file_bytes: Annotated[int, Field(ge=1)] = 512 * 2**20
     files: Annotated[int, Field(ge=1)] = 10_000  # of one owner
+    batches: Annotated[int, Field(ge=1)] = 4  # of one owner that are open
+    batch_lines: Annotated[int, Field(ge=1)] = 50_000
     streams: Annotated[int, Field(ge=1)] = 4_000  # open streams of one front-end process
     memory_fraction: Annotated[float, Field(gt=0, le=1)] = 0.8  # of Redis' maxmemory: above it nothing is accepted
 

@@ -22,12 +22,14 @@ from common.ledger.ledger import Ledger
 from common.processes import UNUSABLE
 from common.settings import Settings, SettingsError, child_environment, load
 from worker.chores import sweep
+from worker.chores.batches import Driver
 from worker.hot import HotFile
-from worker.watch import reapers
+from worker.watch import Periodic, reapers
 
 _BACK_OFF_S = (0.2, 10.0)
 _HEALTHY_S = 30.0
 _REAP_S = 0.5
+_BATCHES_S = 0.2
 _LARGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}  # weights are read faster from pages of 2 MB
 log = telemetry.logger("supervisor")
 
@@ -122,7 +124,9 @@ class Chores:
         self._ledger = Ledger(settings.ledgers)
         self._tickets = Tickets(settings)
         sweeping = sweep.periodic(settings, self._ledger, self._tickets)
-        self._threads = (*reapers(self._ledger, settings.lease_s), *sweeping)
+        self._batches = Driver(settings, self._ledger, secrets.token_hex(8))
+        driving = Periodic("batches", _BATCHES_S, self._batches)
+        self._threads = (*reapers(self._ledger, settings.lease_s), *sweeping, driving)
         self._stopped: SimpleQueue[None] = SimpleQueue()
 
     def stop(self, _signal: int = 0, _frame: FrameType | None = None) -> None:
@@ -137,6 +141,7 @@ class Chores:
         self._stopped.get()
         for thread in self._threads:
             thread.stop()
+        self._batches.close()
         self._tickets.close()
         self._ledger.close()
         return 0

@@ -17,7 +17,7 @@ from common.cards import ModelCard
 from common.constraints.spec import Constraint, Wanted
 from common.door.children import ChildDiedError, Children
 from common.errors import ContextLengthError, InternalError, InvalidRequestError, ModelNotFoundError, NoWorkerError
-from common.identity import Principal
+from common.identity import Absent, Principal
 from common.jobs import Echo, Job
 from common.ledger.ledger import Ledger
 from common.protocol.chat import ChatRequest
@@ -113,7 +113,7 @@ class Door:
         self._tokenizers = Tokenizers(settings.data_dir.resolve() / "tokenizers", ledger)
         self._children = children or Children(settings.children)
 
-    def admit(self, ask: Ask, who: Principal, headers: Headers) -> Job:
+    def admit(self, ask: Ask, who: Principal | Absent, headers: Headers) -> Job:
         """The job that was asked for. Raises ApiError: why there is none."""
         card = self._models.card(ask.model)
         wanted = ask.wanted()

@@ -27,6 +27,10 @@ p orphan:<name>          string the job of a request whose client went and may a
 p dl                     zset   open jobs -> when to look at their deadline
 p ended:<parent>         list   jobs of a parent that have ended; whoever keeps the parent takes them
 p m:<model>              hash   card, tokenizer files (first partition only)
+p bat:<bid>              hash   a batch: state, owner, rows fed and taken, counts, times
+p bats                   set    those that are open
+p bo:<owner>             zset   an owner's batches -> when they came; boo:<owner>: those that are open
+p bs:<bid>:<kind>        list   places of its lines that are written, for output and error
 p f:<file>               hash   a file: owner, name, purpose, size, created, expires (first partition only)
 p fo:<owner>             zset   its files -> when they came
 p fx                     zset   files that expire -> when
@@ -84,6 +88,31 @@ def counters(p: str, model: str) -> str:
 def card(p: str, model: str) -> str:
     """The model card and its tokenizer files."""
     return f"{p}:m:{model}"
+
+
+def ended(p: str, parent: str) -> str:
+    """Jobs of a parent that have ended."""
+    return f"{p}:ended:{parent}"
+
+
+def batch(p: str, batch_id: str) -> str:
+    """A batch."""
+    return f"{p}:bat:{batch_id}"
+
+
+def open_batches(p: str) -> str:
+    """Those that have not ended."""
+    return f"{p}:bats"
+
+
+def batches_of(p: str, owner: str) -> str:
+    """An owner's."""
+    return f"{p}:bo:{owner}"
+
+
+def segments(p: str, batch_id: str, kind: str) -> str:
+    """Where its written lines lie."""
+    return f"{p}:bs:{batch_id}:{kind}"
 
 
 def file(p: str, file_id: str) -> str:

@@ -18,7 +18,8 @@ _CONNECT_S = 1.0
 _HEALTH_S = 10
 _TRIES = 2  # beyond the first
 _ENDING = ("submit", "claim", "emit", "watch", "unwatch", "cancel", "reap", "release", "beat", "sweep", "place", "full")
-_PLAIN = ("lease", "beat_front_end", "workers", "put_file", "drop_file")
+_OF_FILES = ("put_file", "drop_file", "put_batch", "move_batch", "feed_batch", "collect_batch")
+_PLAIN = ("lease", "beat_front_end", "workers", *_OF_FILES)
 _AWAY = (
     redis.ConnectionError,
     redis.TimeoutError,

@@ -38,6 +38,7 @@ def submission(job: Job) -> list[str | int | float]:
         "on_disconnect": job.on_disconnect,
         "body": job.encode(),
     }
+    told |= {"parent": job.parent} if job.parent else {}
     return [part for pair in told.items() for part in pair]
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
 from common.errors import ContextLengthError, InvalidRequestError
-from common.identity import Principal
+from common.identity import Absent, Principal
 from common.jobs import Class, Echo, Job, Kind, OnDisconnect, Reply, Sampling, new_id
 from common.protocol.base import Int, Label
 from common.protocol.h2ogpt import PlainChat, Turn
@@ -167,7 +167,7 @@ class Generation(PlainChat):
         """A field that would need samples that nobody sees."""
         return ("best_of",) if self.best_of not in {None, self.n} else ()
 
-    def job(self, who: Principal, model: str, prompts: Sequence["Read"], room: "Room") -> Job:
+    def job(self, who: Principal | Absent, model: str, prompts: Sequence["Read"], room: "Room") -> Job:
         """Leave HTTP behind. Raises InvalidRequestError and ContextLengthError."""
         headers = room.headers
         has_day = headers.idempotency or self.service_tier == "flex"

@@ -1,0 +1,117 @@
+"""Batches: thousands of requests in a file, answered when there is room."""
+
+import time
+from itertools import islice
+from typing import Any
+
+from flask import Blueprint, Response, g, request
+
+from api import body
+from api.errors import json_response
+from api.openapi import reads, takes
+from api.state import state
+from common import protocol
+from common.errors import InvalidRequestError, NotFoundError
+from common.jobs import new_id
+from common.ledger.batches import ENDS, PREFIX, Batch, bare
+from common.protocol.batches import BatchRequest, window_s
+
+bp = Blueprint("batches", __name__, url_prefix="/v1/batches")
+_MOST, _USUAL = 100, 20
+_TIMES = {
+    "in_progress": "in_progress_at",
+    "finalizing": "finalizing_at",
+    "completed": "completed_at",
+    "failed": "failed_at",
+    "expired": "expired_at",
+    "cancelling": "cancelling_at",
+    "cancelled": "cancelled_at",
+}
+
+
+@bp.post("")
+@reads(BatchRequest)
+def create() -> Response:
+    """A file of requests in, one answer to each out."""
+    parts, settings = state(), state().settings
+    parts.refuse_if_unable()
+    told = body.required(settings.limits.body_s)
+    ask = protocol.parse(told, BatchRequest, limits=settings.limits, strict=settings.strict_params)
+    file = parts.files.get(g.who.owner, ask.input_file_id)
+    if file is None or file.purpose != "batch":
+        message = "input_file_id: no file of yours with the purpose batch has this id."
+        raise InvalidRequestError(message, param="input_file_id")
+    now = int(time.time())
+    batch = Batch(
+        id=new_id(parts.ledger.partition(g.who.owner)),
+        owner=g.who.owner,
+        input_file=file.id,
+        endpoint=ask.endpoint,
+        window=ask.completion_window,
+        created=now,
+        expires=now + window_s(ask.completion_window),
+        weight=g.who.weight,
+        keep_s=ask.output_expires_after.seconds if ask.output_expires_after else 0,
+        metadata=ask.metadata,
+    )
+    parts.batches.put(batch, settings.limits.batches)
+    return json_response(_told(batch))
+
+
+@bp.get("")
+@takes("limit", "after")
+def every() -> Response:
+    """The owner's batches, the newest first: ``limit``, ``after``."""
+    limit, after = request.args.get("limit", str(_USUAL)), request.args.get("after")
+    if not limit.isascii() or not limit.isdecimal() or not 1 <= int(limit) <= _MOST:
+        raise InvalidRequestError(f"limit: a number from 1 to {_MOST}.", param="limit")
+    found = state().batches.every(g.who.owner, bare(after) if after else None)
+    batches = [_told(batch) for batch in islice(found, int(limit) + 1)]
+    page = batches[: int(limit)]
+    ends = {"first_id": page[0]["id"], "last_id": page[-1]["id"]} if page else {"first_id": None, "last_id": None}
+    return json_response({"object": "list", "data": page, "has_more": len(batches) > len(page)} | ends)
+
+
+@bp.get("/<batch_id>")
+def one(batch_id: str) -> Response:
+    """Where it stands."""
+    return json_response(_told(_batch(batch_id)))
+
+
+@bp.post("/<batch_id>/cancel")
+def cancel(batch_id: str) -> Response:
+    """Nothing more of it is begun; what is answered stays."""
+    batch = _batch(batch_id)
+    while batch.state not in {*ENDS, "cancelling", "finalizing"}:
+        if state().batches.move(batch, "cancelling"):
+            break
+        batch = _batch(batch_id)
+    return json_response(_told(_batch(batch_id)))
+
+
+def _batch(batch_id: str) -> Batch:
+    known = bare(batch_id)
+    batch = state().batches.get(g.who.owner, known) if known else None
+    if batch is None:
+        raise NotFoundError("No batch of yours has this id.")
+    return batch
+
+
+def _told(batch: Batch) -> dict[str, Any]:
+    done = {"total": batch.total, "completed": batch.completed, "failed": batch.failed}
+    told = {
+        "id": f"{PREFIX}{batch.id}",
+        "object": "batch",
+        "endpoint": batch.endpoint,
+        "errors": {"object": "list", "data": batch.errors} if batch.errors else None,
+        "input_file_id": batch.input_file,
+        "completion_window": batch.window,
+        "status": batch.state,
+        "output_file_id": batch.file("output") if batch.has_output else None,
+        "error_file_id": batch.file("error") if batch.has_error else None,
+        "created_at": batch.created,
+        "expires_at": batch.expires,
+        "request_counts": done,
+        "metadata": batch.metadata or None,
+    }
+    return told | {name: batch.times.get(name_of) for name_of, name in _TIMES.items()}

@@ -1,0 +1,126 @@
+"""Batches, as the unchanged SDK speaks of them, through the whole house."""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import openai
+import pytest
+from openai.types import Batch
+
+from ops.bench.stack import Stack
+
+COUNTING = """
+[[models]]
+name = "counting"
+path = "counting:?step_ms=1&answer=10000000"
+slots = 8
+"""
+ENDED = {"failed", "completed", "expired", "cancelled"}
+
+
+def row(at: int, **changes: Any) -> dict[str, Any]:
+    body = {"model": "counting", "prompt": f"count on: {at} ", "max_tokens": 12, "temperature": 0} | changes
+    return {"custom_id": f"row {at}", "method": "POST", "url": "/v1/completions", "body": body}
+
+
+def sent(client: openai.OpenAI, rows: Sequence[dict[str, Any]], **changes: Any) -> Batch:
+    lines = "\n".join(json.dumps(one) for one in rows).encode()
+    file = client.files.create(file=("in.jsonl", lines), purpose="batch")
+    asked: dict[str, Any] = {"input_file_id": file.id, "endpoint": "/v1/completions", "completion_window": "24h"}
+    return client.batches.create(**asked | changes)
+
+
+def ended(client: openai.OpenAI, batch: Batch) -> Batch:
+    for _ in range(600):
+        told = client.batches.retrieve(batch.id)
+        if told.status in ENDED:
+            return told
+        time.sleep(0.05)  # nothing tells but asking, as SDKs do
+    raise AssertionError(told)
+
+
+def lines(client: openai.OpenAI, file: str | None) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in client.files.content(file).read().splitlines()] if file else []
+
+
+def test_each_line_is_answered_once(start: Callable[..., Stack]) -> None:
+    client = start(COUNTING).client()
+
+    batch = ended(client, sent(client, [row(at) for at in range(300)], metadata={"name": "nightly"}))
+    answers = lines(client, batch.output_file_id)
+
+    assert (batch.status, batch.errors, batch.error_file_id) == ("completed", None, None)
+    assert batch.request_counts is not None
+    assert (batch.request_counts.total, batch.request_counts.completed, batch.request_counts.failed) == (300, 300, 0)
+    assert batch.metadata == {"name": "nightly"}
+    assert sorted(answer["custom_id"] for answer in answers) == sorted(f"row {at}" for at in range(300))
+    for answer in answers:
+        at = int(answer["custom_id"].split()[1])
+        body = answer["response"]["body"]
+        assert body["choices"][0]["text"] == " ".join(map(str, range(at + 1, at + 13)))[:12]
+        assert answer["response"]["status_code"] == 200
+    assert [one.id for one in client.batches.list()] == [batch.id]
+
+
+def test_a_bad_line_is_an_error_line_and_the_others_are_answered(start: Callable[..., Stack]) -> None:
+    client = start(COUNTING).client()
+    bad = [row(1, temperature=9), row(2, model="none"), row(3, stream=True), row(4, prompt="x" * 9000)]
+
+    batch = ended(client, sent(client, [*bad, row(5)]))
+    errors = {line["custom_id"]: line["response"] for line in lines(client, batch.error_file_id)}
+
+    assert batch.status == "completed"
+    assert [line["custom_id"] for line in lines(client, batch.output_file_id)] == ["row 5"]
+    assert {name: told["status_code"] for name, told in errors.items()} == {
+        "row 1": 400,
+        "row 2": 404,
+        "row 3": 400,
+        "row 4": 400,
+    }
+    assert errors["row 1"]["body"]["error"]["param"] == "temperature"
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        ("{", "invalid_json_line"),
+        ("[]", "invalid_json_line"),
+        (json.dumps(row(1)), "duplicate_custom_id"),
+        (json.dumps(row(2) | {"url": "/v1/chat/completions"}), "invalid_url"),
+        (json.dumps(row(2) | {"method": "GET"}), "invalid_method"),
+        (json.dumps(row(2) | {"custom_id": ""}), "invalid_custom_id"),
+        (json.dumps(row(2) | {"body": 1}), "invalid_body"),
+    ],
+)
+def test_a_malformed_file_fails_with_the_number_of_its_line(stack: Stack, line: str, code: str) -> None:
+    client = stack.client()
+    file = client.files.create(file=("in", f"{json.dumps(row(1))}\n\n{line}".encode()), purpose="batch")
+
+    batch = ended(
+        client,
+        client.batches.create(input_file_id=file.id, endpoint="/v1/completions", completion_window="24h"),
+    )
+
+    assert batch.status == "failed"
+    assert batch.errors is not None
+    assert [(error.code, error.line) for error in batch.errors.data or ()] == [(code, 3)]
+
+
+def test_what_is_answered_stays_when_a_batch_is_cancelled(start: Callable[..., Stack]) -> None:
+    client = start(COUNTING).client()
+    batch = sent(client, [*(row(at) for at in range(8)), *(row(at, max_tokens=5000) for at in range(8, 60))])
+    while not client.batches.retrieve(batch.id).output_file_id:
+        time.sleep(0.05)  # nothing tells but asking
+
+    cancelling = client.batches.cancel(batch.id)
+    end = ended(client, batch)
+
+    assert cancelling.status in {"cancelling", "cancelled"}
+    assert end.status == "cancelled"
+    assert end.request_counts is not None
+    told = [line["custom_id"] for file in (end.output_file_id, end.error_file_id) for line in lines(client, file)]
+    assert len(told) == len(set(told)) == end.request_counts.completed + end.request_counts.failed
+    assert end.request_counts.completed >= 1
+    assert client.batches.cancel(batch.id).status == "cancelled"
