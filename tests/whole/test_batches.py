@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import openai
@@ -18,6 +18,18 @@ path = "counting:?step_ms=1&answer=10000000"
 slots = 8
 """
 ENDED = {"failed", "completed", "expired", "cancelled"}
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai.OpenAI]:
+    """The SDK at a house that counts."""
+    running = Stack(tmp_path_factory.mktemp("stack"), COUNTING)
+    try:
+        sdk = running.wait_ready().client()
+        ended(sdk, sent(sdk, [row(0)]))  # what reads the rows starts with the first
+        yield sdk
+    finally:
+        running.stop()
 
 
 def row(at: int, **changes: Any) -> dict[str, Any]:
@@ -45,9 +57,7 @@ def lines(client: openai.OpenAI, file: str | None) -> list[dict[str, Any]]:
     return [json.loads(line) for line in client.files.content(file).read().splitlines()] if file else []
 
 
-def test_each_line_is_answered_once(start: Callable[..., Stack]) -> None:
-    client = start(COUNTING).client()
-
+def test_each_line_is_answered_once(client: openai.OpenAI) -> None:
     batch = ended(client, sent(client, [row(at) for at in range(300)], metadata={"name": "nightly"}))
     answers = lines(client, batch.output_file_id)
 
@@ -61,11 +71,10 @@ def test_each_line_is_answered_once(start: Callable[..., Stack]) -> None:
         body = answer["response"]["body"]
         assert body["choices"][0]["text"] == " ".join(map(str, range(at + 1, at + 13)))[:12]
         assert answer["response"]["status_code"] == 200
-    assert [one.id for one in client.batches.list()] == [batch.id]
+    assert batch.id in [one.id for one in client.batches.list(limit=3)]
 
 
-def test_a_bad_line_is_an_error_line_and_the_others_are_answered(start: Callable[..., Stack]) -> None:
-    client = start(COUNTING).client()
+def test_a_bad_line_is_an_error_line_and_the_others_are_answered(client: openai.OpenAI) -> None:
     bad = [row(1, temperature=9), row(2, model="none"), row(3, stream=True), row(4, prompt="x" * 9000)]
 
     batch = ended(client, sent(client, [*bad, row(5)]))
@@ -94,8 +103,7 @@ def test_a_bad_line_is_an_error_line_and_the_others_are_answered(start: Callable
         (json.dumps(row(2) | {"body": 1}), "invalid_body"),
     ],
 )
-def test_a_malformed_file_fails_with_the_number_of_its_line(stack: Stack, line: str, code: str) -> None:
-    client = stack.client()
+def test_a_malformed_file_fails_with_the_number_of_its_line(client: openai.OpenAI, line: str, code: str) -> None:
     file = client.files.create(file=("in", f"{json.dumps(row(1))}\n\n{line}".encode()), purpose="batch")
 
     batch = ended(
@@ -108,8 +116,7 @@ def test_a_malformed_file_fails_with_the_number_of_its_line(stack: Stack, line: 
     assert [(error.code, error.line) for error in batch.errors.data or ()] == [(code, 3)]
 
 
-def test_what_is_answered_stays_when_a_batch_is_cancelled(start: Callable[..., Stack]) -> None:
-    client = start(COUNTING).client()
+def test_what_is_answered_stays_when_a_batch_is_cancelled(client: openai.OpenAI) -> None:
     batch = sent(client, [*(row(at) for at in range(8)), *(row(at, max_tokens=5000) for at in range(8, 60))])
     while not client.batches.retrieve(batch.id).output_file_id:
         time.sleep(0.05)  # nothing tells but asking
