@@ -15,7 +15,9 @@ process with a sentence.
 
 import difflib
 import os
+import re
 import tomllib
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -48,7 +50,16 @@ def _expanded(path: str) -> str:
     return str(Path(path).expanduser()) if path.startswith("~") else path
 
 
+def _domains(names: tuple[str, ...]) -> tuple[str, ...]:
+    """In the form in which hosts are compared."""
+    for name in names:
+        if not re.fullmatch(r"[a-z0-9-]+(\.[a-z0-9-]+)+", name.lower()):
+            raise ValueError(f"{name!r} is not a domain")
+    return tuple(name.lower() for name in names)
+
+
 CommaList = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_comma_list)]
+Networks = Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode, BeforeValidator(_comma_list)]
 
 
 class Model(BaseModel):
@@ -107,7 +118,9 @@ class Settings(BaseSettings):
     auth_access: Literal["open", "closed"] = "open"
     users_file: Path | None = None
     strict_params: bool = False
-    image_fetch: Literal["public"] = "public"  # more when images come
+    image_fetch: Literal["public", "allowlist", "off"] = "public"
+    fetch_hosts: Annotated[CommaList, AfterValidator(_domains)] = ()  # all that a caller's URL may name, webhooks too
+    fetch_internal: Networks = ()  # refused although their addresses are public
     config: Path | None = None
     workers: Annotated[int, Field(ge=1, le=64)] = 1
     front_ends: Annotated[int, Field(ge=1, le=64)] = 1  # front-end processes
@@ -140,6 +153,14 @@ class Settings(BaseSettings):
     def _a_beat_may_be_missed(self) -> Self:
         if self.lease_s < 2 * self.beat_s:
             raise ValueError("lease_s must be at least twice beat_s")
+        return self
+
+    @model_validator(mode="after")
+    def _a_list_is_one_that_counts(self) -> Self:
+        if self.image_fetch == "allowlist" and not self.fetch_hosts:
+            raise ValueError("image_fetch=allowlist needs fetch_hosts")
+        if self.image_fetch == "public" and self.fetch_hosts:
+            raise ValueError("fetch_hosts needs image_fetch=allowlist, or off")
         return self
 
     @classmethod

@@ -1,3 +1,4 @@
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,17 @@ def test_lists_are_written_with_commas(monkeypatch: Env) -> None:
     assert load().ledgers == ("redis://a", "redis://b")
 
 
+def test_hosts_and_networks_of_a_callers_url_are_lists(monkeypatch: Env) -> None:
+    monkeypatch.setenv("PENSTOCK_IMAGE_FETCH", "allowlist")
+    monkeypatch.setenv("PENSTOCK_FETCH_HOSTS", "Good.example, cdn.other.example")
+    monkeypatch.setenv("PENSTOCK_FETCH_INTERNAL", "93.184.216.0/24, 2606:2800::/32")
+
+    settings = load()
+
+    assert settings.fetch_hosts == ("good.example", "cdn.other.example")
+    assert settings.fetch_internal == (IPv4Network("93.184.216.0/24"), IPv6Network("2606:2800::/32"))
+
+
 def test_ledger_and_broker_default_to_the_redis_url(monkeypatch: Env) -> None:
     monkeypatch.setenv("PENSTOCK_REDIS_URL", "redis://a")
 
@@ -91,6 +103,13 @@ def test_the_setting_of_the_makefile_passes(monkeypatch: Env) -> None:
         ("PENSTOCK_WORKERS", "0", "Bad setting workers"),
         ("PENSTOCK_LOG_LEVEL", "loud", "Bad setting log_level"),
         ("PENSTOCK_AUTH_ACCESS", "ajar", "Bad setting auth_access"),
+        ("PENSTOCK_IMAGE_FETCH", "private", "Bad setting image_fetch"),
+        ("PENSTOCK_IMAGE_FETCH", "allowlist", "image_fetch=allowlist needs fetch_hosts"),
+        ("PENSTOCK_FETCH_HOSTS", "good.example", "fetch_hosts needs image_fetch=allowlist, or off"),
+        ("PENSTOCK_FETCH_HOSTS", "https://good.example", "'https://good.example' is not a domain"),
+        ("PENSTOCK_FETCH_HOSTS", "*.good.example", "'*.good.example' is not a domain"),
+        ("PENSTOCK_FETCH_INTERNAL", "inside", "Bad setting fetch_internal"),
+        ("PENSTOCK_FETCH_INTERNAL", "93.184.216.34/24", "Bad setting fetch_internal"),
         ("PENSTOCK_LIMITS__NONE", "1", "Bad setting limits"),
         ("PENSTOCK_ALLOW_ANONYMOUS", "maybe", "Bad setting allow_anonymous"),
     ],
