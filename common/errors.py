@@ -2,7 +2,8 @@
 
 ApiError
 ├── InvalidRequestError        400  a value or a field that cannot be honoured (param names it)
-│   └── ContextLengthError     400  context_length_exceeded
+│   ├── ContextLengthError     400  context_length_exceeded
+│   └── FetchError             400  a URL that could not be fetched (whoever fetched it names param and code)
 ├── AuthenticationError        401  invalid_api_key, invalid_credentials
 ├── PermissionDeniedError      403  a name under which this server does not answer
 ├── NotFoundError              404  no such path or object
@@ -64,6 +65,10 @@ class ContextLengthError(InvalidRequestError):
     """Prompt and answer do not fit the model's context."""
 
     code = "context_length_exceeded"
+
+
+class FetchError(InvalidRequestError):
+    """A URL could not be fetched; why is not for the caller to know."""
 
 
 class AuthenticationError(ApiError):
