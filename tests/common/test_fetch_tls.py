@@ -3,6 +3,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -10,7 +11,7 @@ from structlog.testing import capture_logs
 from common.door.fetch import Fetcher, Network
 from common.errors import FetchError
 from common.settings import REPOSITORY, bare_environment
-from tests.common.peer import OK, Peer, certificate, client_side, near, peer, server_side
+from tests.common.peer import OK, Peer, certificate, near, peer, server_side
 
 GREENLETS = """
 from gevent import monkey; monkey.patch_all()
@@ -26,8 +27,12 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return certificate(tmp_path_factory.mktemp("tls"), "good.example")
 
 
-def trusting(port: int, *trusted: Path, **changes: float) -> Fetcher:
-    return near(port, Network(resolve=lambda _: ["127.0.0.1"], tls=client_side(*trusted)), **changes)
+def trusting(port: int, *trusted: Path, **changes: Any) -> Fetcher:
+    """The door's own context, which trusts one more."""
+    network = Network(resolve=lambda _: ["127.0.0.1"])
+    for path in trusted:
+        network.tls.load_verify_locations(path)
+    return near(port, network, **changes)
 
 
 def reason(fetcher: Fetcher, url: str) -> str:
@@ -73,8 +78,7 @@ def test_a_certificate_that_nobody_vouches_for_is_refused(good: Path, tmp_path: 
 
     with peer(OK, context=server_side(mine)) as it:
         assert reason(trusting(it.port, good), f"https://good.example:{it.port}/") == "self-signed certificate"
-        usual = near(it.port, Network(resolve=lambda _: ["127.0.0.1"]))
-        assert reason(usual, f"https://good.example:{it.port}/") == "self-signed certificate"
+        assert reason(trusting(it.port), f"https://good.example:{it.port}/") == "self-signed certificate"
     assert it.asked == []
 
 
@@ -94,8 +98,8 @@ def test_https_does_not_become_http(good: Path) -> None:
         connected.sendall(b"HTTP/1.1 302 Found\r\nLocation: http://good.example:%d/\r\n\r\n" % it.port)
 
     with peer(say, context=server_side(good)) as it:
-        network = Network(resolve=lambda _: ["127.0.0.1"], tls=client_side(good))
-        told = reason(near(it.port, network, rules={"redirects": 2}), f"https://good.example:{it.port}/")
+        fetcher = trusting(it.port, good, rules={"redirects": 2})
+        told = reason(fetcher, f"https://good.example:{it.port}/")
 
     assert (told, len(it.asked)) == ("a redirect from https to http", 1)
 
