@@ -13,6 +13,7 @@ from common.settings import REPOSITORY, Settings
 LINES = 400
 SLOW = {  # each @slow test, by name; up to 300 s
     "test_a_house_under_attack_stands_and_goes_on_speaking",
+    "test_a_batch_answers_each_line_once_whoever_is_killed_meanwhile",
     "test_clocks_that_are_hours_wrong_end_reap_and_lose_nothing",
     "test_nothing_is_lost_doubled_left_out_repeated_or_changed",
     "test_one_part_after_the_other_is_started_again_and_nothing_is_lost",

@@ -181,7 +181,7 @@ class House:
     def _service(self, name: str, command: str, **more: str) -> Service:
         line = self.lines[name] = self._lines.line()
         told = _SETTINGS | more | {"REDIS_URL": line.url, "CONFIG": str(self._folder / "penstock.toml")}
-        told |= {"DATA_DIR": str(self._folder / name)}
+        told |= {"DATA_DIR": str(self._folder / name), "FILES_URL": str(self._folder / "files")}
         environment = bare_environment() | {f"PENSTOCK_{key}": value for key, value in told.items()}
         service = Service(name, (command,), environment, self._folder)
         service.shift_s = self._shifts_s.get(name, 0)
