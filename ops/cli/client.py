@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, BinaryIO
 
 import httpx2
 
@@ -35,6 +35,24 @@ class Service:
         told = {name: value for name, value in query.items() if value is not None}
         with self._refusals():
             return self._read(self._http.post(path, params=told))
+
+    def send(self, path: str, body: dict[str, Any]) -> Any:
+        """The same with a body. Raises Refusal."""
+        with self._refusals():
+            return self._read(self._http.post(path, json=body))
+
+    def upload(self, path: str, file: BinaryIO, name: str, **fields: str) -> Any:
+        """The same with a file. Raises Refusal."""
+        with self._refusals():
+            return self._read(self._http.post(path, files={"file": (name, file)}, data=fields, timeout=None))
+
+    def lines(self, path: str) -> Iterator[str]:
+        """A text, line by line. Raises Refusal."""
+        with self._refusals(), self._http.stream("GET", path) as answer:
+            if answer.is_error:
+                answer.read()
+                self._read(answer)
+            yield from answer.iter_lines()
 
     def events(self, path: str, after: int) -> Iterator[tuple[int, dict[str, Any]]]:
         """A job's frames with the numbers of their events, taken up again where the line is cut. Raises Refusal."""

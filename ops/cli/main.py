@@ -8,8 +8,8 @@ from typing import Annotated, NoReturn
 import typer
 
 from common.settings import Settings, child_environment
+from ops.cli import batches, jobs, preflight
 from ops.cli import doctor as checkup
-from ops.cli import jobs, preflight
 from ops.cli import up as whole
 from ops.cli.preflight import Refusal
 
@@ -21,6 +21,7 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(jobs.app, name="jobs")
+app.add_typer(batches.app, name="batch")
 Host = Annotated[str | None, typer.Option(help="Where the front end listens [PENSTOCK_HOST].")]
 Port = Annotated[int | None, typer.Option(min=0, max=65535, help="Its port; 0: any [PENSTOCK_PORT].")]
 Workers = Annotated[int | None, typer.Option(min=1, max=64, help="Workers per model [PENSTOCK_WORKERS].")]
