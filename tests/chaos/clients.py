@@ -11,7 +11,7 @@ from common.jobs import strip_prefix
 from tests.chaos.history import History, Question, Reading, Whole
 from tests.chaos.wire import BROKEN, Call, CutError
 
-_DEADLINE_S = 120.0
+DEADLINE_S = 120.0
 _AGAIN_S = (0.05, 0.4)
 _RESUMABLE = {"server_draining", "storage_unavailable"}
 _COMPLETIONS = "/v1/completions"
@@ -20,15 +20,17 @@ _COMPLETIONS = "/v1/completions"
 class Client:
     """One of them; its choices come from its seed."""
 
-    def __init__(self, urls: list[str], seed: int, number: int, stop: threading.Event) -> None:
+    def __init__(
+        self, urls: list[str], seed: int, number: int, stop: threading.Event, deadline_s: float = DEADLINE_S
+    ) -> None:
         self.chance = random.Random(f"client {seed} {number}")
-        self._urls, self._stop = urls, stop
+        self._urls, self._stop, self._deadline_s = urls, stop, deadline_s
 
     def ask(self, question: Question) -> History:
         """Until its end, or its deadline."""
         history = History(question)
         began = time.monotonic()
-        self._until = began + _DEADLINE_S
+        self._until = began + self._deadline_s
         {
             "whole": self._whole,
             "twice": self._twice,
@@ -216,13 +218,15 @@ def _seen(history: History) -> int:
 class Crowd:
     """Many clients at once, and all their histories."""
 
-    def __init__(self, urls: list[str], seed: int, asks: Sequence[Iterator[Question]]) -> None:
-        """One client for each of ``asks``."""
+    def __init__(
+        self, urls: list[str], seed: int, asks: Sequence[Iterator[Question]], deadline_s: float = DEADLINE_S
+    ) -> None:
+        """One client for each of ``asks``; each question is given up after so long."""
         self._stop = threading.Event()
         self._changed = threading.Condition()
         self._histories: list[History] = []
         self._begun = 0
-        self._urls, self._seed = urls, seed
+        self._urls, self._seed, self._deadline_s = urls, seed, deadline_s
         runs = [self._runs(number, one) for number, one in enumerate(asks)]
         self._threads = [threading.Thread(target=run, name=f"client{at}") for at, run in enumerate(runs)]
 
@@ -239,7 +243,7 @@ class Crowd:
 
     def ask(self, question: Question) -> threading.Thread:
         """One more question, in a thread of its own, which ends with it."""
-        client = Client(self._urls, self._seed, -len(self._threads), self._stop)
+        client = Client(self._urls, self._seed, -len(self._threads), self._stop, self._deadline_s)
         thread = threading.Thread(target=lambda: self._note(client.ask(question)), name=question.name)
         self._threads.append(thread)
         thread.start()
@@ -252,7 +256,7 @@ class Crowd:
 
     def _runs(self, number: int, asks: Iterator[Question]) -> Callable[[], None]:
         def run() -> None:
-            client = Client(self._urls, self._seed, number, self._stop)
+            client = Client(self._urls, self._seed, number, self._stop, self._deadline_s)
             for question in asks:
                 if self._stop.is_set():
                     return

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.chaos.check import OPEN, Check, Verdict, stored
-from tests.chaos.clients import Crowd
+from tests.chaos.clients import DEADLINE_S, Crowd
 from tests.chaos.faults import KINDS, Done, Fault, Hand, plan
 from tests.chaos.growth import Growth, Sample
 from tests.chaos.history import FIXED, History, Question, questions
@@ -41,6 +41,7 @@ class Order:
     tokens: int = 200  # the longest answer
     kinds: tuple[str, ...] = KINDS
     every_s: float = 0.0  # a fault each so many seconds; 0: each when enough was asked
+    deadline_s: float = DEADLINE_S  # after which a client gives a question up
     spared: int = 0  # so many of each part are never hit: what they use is watched
     toml: str = COUNTING
     questions: Callable[[int, int, int], Iterator[Question]] = questions
@@ -128,7 +129,7 @@ def run(
         answer = answers(house)
         idle = growth.look()
         asks = [order.questions(order.seed, number, order.tokens) for number in range(order.clients)]
-        scene = _Scene(order, house, Crowd(house.urls, order.seed, asks), say, stop)
+        scene = _Scene(order, house, Crowd(house.urls, order.seed, asks, order.deadline_s), say, stop)
         try:
             done = scene.play(faults)
         finally:
