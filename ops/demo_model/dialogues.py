@@ -106,7 +106,7 @@ _STORY_ASKS = (
     "Write a story about {}.",
     "A story about {}, please.",
 )
-_SYSTEM = (
+SYSTEM = (
     "You are a helpful assistant.", "Be brief.", "You are a friendly bot.", "Answer in one sentence.", "You are an expert.",
     "Speak like a pirate.", "You help people with their work.",
 )  # fmt: skip
@@ -204,15 +204,15 @@ _TOPICS: tuple[tuple[Callable[[random.Random], list[Message]], int], ...] = (
 )  # fmt: skip
 
 
-def dialogues(seed: int) -> Iterator[list[Message]]:
-    """Dialogues without end: one or two turns, sometimes after a system message."""
+def dialogues(seed: int, turns: int | None = None) -> Iterator[list[Message]]:
+    """Dialogues without end: so many turns, or one or two; sometimes after a system message."""
     rng = random.Random(seed)
     topics, weights = zip(*_TOPICS, strict=True)
     while True:
-        turns = 2 if rng.random() < 0.2 else 1
-        messages = [message for topic in rng.choices(topics, weights, k=turns) for message in topic(rng)]
+        count_ = turns or (2 if rng.random() < 0.2 else 1)
+        messages = [message for topic in rng.choices(topics, weights, k=count_) for message in topic(rng)]
         if rng.random() < 0.25:
-            messages.insert(0, {"role": "system", "content": rng.choice(_SYSTEM)})
+            messages.insert(0, {"role": "system", "content": rng.choice(SYSTEM)})
         yield messages
 
 

@@ -1,4 +1,4 @@
-"""Train the bundled model: ``python -m ops.demo_model.train --out ops/demo_model/weights --steps 1350``.
+"""Train the bundled model: ``python -m ops.demo_model.train --out ops/demo_model/weights --steps 5600``.
 
 Seeded: the same versions on the same machine give the same file.
 """
@@ -9,105 +9,94 @@ import logging
 import math
 import shutil
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AttentionInterface, GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from ops.demo_model.dialogues import Message, dialogues, plain
+from ops.demo_model.lessons import Lesson, calling, copying, lessons
+from ops.demo_model.tokens import CONTEXT, tokenizer
 
 SEED = 20261124
-CONTEXT = 1024
-_ROW = 384  # tokens of a training row
-_ROWS = 8
-_SPECIAL = ("<|end_of_text|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
-_TEMPLATE = (
-    "{% for m in messages %}{% if m['role'] in ('system', 'developer') %}<|system|>{% elif m['role'] == 'assistant' %}"
-    "<|assistant|>{% else %}<|user|>{% endif %}{{ m['content'] }}<|end|>{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
-)
+_COPYING, _CALLING = (400, 1024), (1600, 1536)  # steps of the first two stages, and their tokens
+_TOKENS = 2048  # of a later step
+_MUON, _ADAM = 0.007, 0.002  # the highest rates
+_RISE, _FALL = 60, 1.5  # steps up; how steep the way down is
 log = logging.getLogger("train")
 
 
-def tokenizer() -> PreTrainedTokenizerFast:
-    """Byte-level BPE over our own sentences; digits stand alone."""
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(Regex(r"\d"), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    )
-    bpe.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=1024,
-        special_tokens=list(_SPECIAL),
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    texts = (message["content"] for one in itertools.islice(dialogues(SEED), 20_000) for message in one)
-    bpe.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=bpe,
-        eos_token="<|end|>",
-        pad_token="<|end_of_text|>",
-        additional_special_tokens=list(_SPECIAL[1:4]),
-        chat_template=_TEMPLATE,
-        model_max_length=CONTEXT,
-        clean_up_tokenization_spaces=False,
-    )
-
-
-def _encode(tok: PreTrainedTokenizerFast, messages: list[Message]) -> tuple[list[int], list[int]]:
+def _encode(tok: PreTrainedTokenizerFast, lesson: Lesson) -> tuple[list[int], list[int]]:
     """Ids and targets: only what the assistant says is learned."""
-    ids: list[int] = []
-    targets: list[int] = []
-    for message in messages:
-        head = [tok.convert_tokens_to_ids(f"<|{message['role']}|>")]
-        body = [*tok.encode(message["content"], add_special_tokens=False), tok.convert_tokens_to_ids("<|end|>")]
-        ids += head + body
-        targets += [-100] * len(head) + (body if message["role"] == "assistant" else [-100] * len(body))
+    if lesson.text:
+        ids = [*tok(lesson.text, add_special_tokens=False)["input_ids"], tok.convert_tokens_to_ids("<|end_of_text|>")]
+        return ids, ids
+    text = tok.apply_chat_template(lesson.messages, tools=lesson.tools or None, tokenize=False)
+    ids = tok(text, add_special_tokens=False)["input_ids"][:CONTEXT]
+    begin, end = tok.convert_tokens_to_ids(["<|assistant|>", "<|end|>"])
+    targets, speaks = list[int](), False
+    for one in ids:
+        targets.append(one if speaks else -100)
+        speaks = one == begin or (speaks and one != end)
     return ids, targets
 
 
-def rows(tok: PreTrainedTokenizerFast) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """Batches of packed rows: ids, targets, positions; each [_ROWS, _ROW]."""
-    talks, texts = dialogues(SEED + 1), plain(SEED + 2)
-    end = tok.convert_tokens_to_ids("<|end_of_text|>")
+def batches(tok: PreTrainedTokenizerFast) -> Iterator[tuple[torch.Tensor, torch.Tensor, list[int]]]:
+    """The lessons of a step, one behind the other: ids and targets, each [1, T], and how long each lesson is."""
+    stages = iter(((copying(SEED), *_COPYING), (calling(SEED + 1), *_CALLING), (lessons(SEED + 2), math.inf, _TOKENS)))
+    taught, left_steps, tokens = next(stages)
     while True:
-        batch: list[tuple[list[int], list[int], list[int]]] = []
-        for _ in range(_ROWS):
-            ids: list[int] = []
-            targets: list[int] = []
-            positions: list[int] = []
-            while len(ids) < _ROW:
-                if len(batch) == 0:
-                    one = [*tok.encode(next(texts), add_special_tokens=False), end]
-                    more, learned = one, one
-                else:
-                    more, learned = _encode(tok, next(talks))
-                ids += more
-                targets += learned
-                positions += range(len(more))
-            batch.append((ids[:_ROW], targets[:_ROW], positions[:_ROW]))
-        columns = zip(*batch, strict=True)
-        yield tuple(torch.tensor(column) for column in columns)  # type: ignore[misc]
+        if left_steps == 0:
+            taught, left_steps, tokens = next(stages)
+        left_steps -= 1
+        ids, targets, lengths = list[int](), list[int](), list[int]()
+        while (left := tokens - len(ids)) > 0:
+            more, learned = _encode(tok, next(taught))
+            ids += more[:left]
+            targets += learned[:left]
+            lengths.append(len(more[:left]))
+        yield torch.tensor([ids]), torch.tensor([targets]), lengths
 
 
-def _mask(positions: torch.Tensor) -> torch.Tensor:
-    """Each token sees its own dialogue's past. [rows, T] -> additive [rows, 1, T, T]."""
-    start = torch.arange(positions.shape[1]) - positions  # [rows, T], where each dialogue begins
-    same = start[:, :, None] == start[:, None, :]
-    causal = torch.ones(positions.shape[1], positions.shape[1], dtype=torch.bool).tril()
-    return torch.zeros(same.shape).masked_fill(~(same & causal), torch.finfo(torch.float32).min)[:, None]
+@lru_cache(CONTEXT)
+def _causal(length: int) -> torch.Tensor:
+    """[T, T], what a token adds to what it sees."""
+    return torch.full((length, length), float("-inf")).triu(1)
+
+
+def _apart(
+    _: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    _mask: torch.Tensor | None,
+    *,
+    scaling: float,
+    lengths: list[int],
+    **_others: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention within each lesson, [1, heads, T, D] -> [1, T, heads, D]; on a CPU quicker than torch's for short ones."""
+    groups = query.shape[1] // key.shape[1]
+    with torch.autocast("cpu", enabled=False):
+        queries = (query[0].float() * scaling).split_with_sizes(lengths, 1)
+        keys = key[0].float().repeat_interleave(groups, 0).transpose(1, 2).split_with_sizes(lengths, 2)
+        values = value[0].float().repeat_interleave(groups, 0).split_with_sizes(lengths, 1)
+        seen = [
+            torch.bmm(torch.softmax(torch.baddbmm(_causal(q.shape[1])[None], q, k), -1), v)
+            for q, k, v in zip(queries, keys, values, strict=True)
+        ]
+    return torch.cat(seen, 1).transpose(0, 1)[None], None
 
 
 def train(tok: PreTrainedTokenizerFast, steps: int) -> LlamaForCausalLM:
-    """A Llama of 2.2 million parameters, after so many steps of 3,072 tokens."""
+    """A Llama of 2.7 million parameters, after so many steps."""
     torch.manual_seed(SEED)
     config = LlamaConfig(
         vocab_size=len(tok),
         hidden_size=192,
         intermediate_size=512,
-        num_hidden_layers=5,
+        num_hidden_layers=6,
         num_attention_heads=6,
         num_key_value_heads=3,
         head_dim=32,
@@ -116,27 +105,46 @@ def train(tok: PreTrainedTokenizerFast, steps: int) -> LlamaForCausalLM:
         bos_token_id=None,
         eos_token_id=tok.convert_tokens_to_ids("<|end|>"),
         pad_token_id=tok.convert_tokens_to_ids("<|end_of_text|>"),
+        use_cache=False,
     )
     model = LlamaForCausalLM(config)
-    decay = [p for p in model.parameters() if p.dim() > 1]
-    rest = [p for p in model.parameters() if p.dim() <= 1]
-    optimizer = torch.optim.AdamW(
-        [{"params": decay, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}], betas=(0.9, 0.98)
-    )
-    for step, (ids, targets, positions) in enumerate(itertools.islice(rows(tok), steps)):
-        done = step / steps
-        for group in optimizer.param_groups:
-            group["lr"] = 3e-3 * min(1.0, (step + 1) / 60) * (0.02 + 0.98 * (0.5 + 0.5 * math.cos(math.pi * done)))
+    optimizers = _optimizers(model)
+    model.set_attn_implementation("apart")
+    for step, (ids, targets, lengths) in enumerate(itertools.islice(batches(tok), steps)):
+        said = targets[:, 1:] != -100  # [1, T - 1]
+        positions = torch.cat([torch.arange(length) for length in lengths])[None]
         with torch.autocast("cpu", torch.bfloat16):  # products only; weights and sums stay in float32
-            logits = model(ids, attention_mask=_mask(positions), position_ids=positions).logits  # [rows, T, V]
-        loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), targets[:, 1:].flatten())
+            hidden = model.model(ids, position_ids=positions, lengths=lengths).last_hidden_state  # [1, T, H]
+            logits = model.lm_head(hidden[:, :-1][said])  # [learned, V]
+        loss = torch.nn.functional.cross_entropy(logits.float(), targets[:, 1:][said])
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
+        for optimizer, rate in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate * _share(step, steps)
+            optimizer.step()
+            optimizer.zero_grad()
         if step % 50 == 0:
             log.info("step %d of %d, loss %.4f", step, steps, loss.item())
+    model.set_attn_implementation("sdpa")
     return model
+
+
+def _share(step: int, steps: int) -> float:
+    """Of the highest rate: up in a few steps, and then down to nothing; what is chosen is only learned at low rates."""
+    return min((step + 1) / _RISE, 1.0) * (1 - step / steps) ** _FALL
+
+
+AttentionInterface.register("apart", _apart)
+
+
+def _optimizers(model: LlamaForCausalLM) -> list[tuple[torch.optim.Optimizer, float]]:
+    """Muon for the layers' matrices, Adam for the rest; each with its highest rate."""
+    layers = [p for p in model.model.layers.parameters() if p.dim() == 2]
+    inner = {id(p) for p in layers}
+    rest = [p for p in model.parameters() if id(p) not in inner]
+    muon = torch.optim.Muon(layers, momentum=0.95, weight_decay=0.02, adjust_lr_fn="match_rms_adamw")
+    return [(muon, _MUON), (torch.optim.AdamW(rest, betas=(0.9, 0.98), weight_decay=0.0), _ADAM)]
 
 
 def save(tok: PreTrainedTokenizerFast, model: LlamaForCausalLM, out: Path) -> None:
@@ -144,6 +152,7 @@ def save(tok: PreTrainedTokenizerFast, model: LlamaForCausalLM, out: Path) -> No
     beside = out.with_name(out.name + ".new")
     shutil.rmtree(beside, ignore_errors=True)
     ends = [tok.convert_tokens_to_ids("<|end|>"), tok.convert_tokens_to_ids("<|end_of_text|>")]
+    model.config.use_cache = True
     model.generation_config = GenerationConfig(eos_token_id=ends, pad_token_id=ends[1])
     model.half().save_pretrained(beside)
     tok.save_pretrained(beside)
@@ -159,9 +168,10 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "weights")
-    parser.add_argument("--steps", type=int, default=1350)
+    parser.add_argument("--steps", type=int, default=5600)
     told = parser.parse_args()
-    tok = tokenizer()
+    torch.set_num_threads(1)
+    tok = tokenizer(SEED)
     save(tok, train(tok, told.steps), told.out)
 
 

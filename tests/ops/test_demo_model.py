@@ -3,29 +3,63 @@
 import itertools
 import json
 import logging
+import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from common.door.probe import found
 from common.settings import DEMO_MODEL
-from ops.demo_model import check, train
+from ops.demo_model import check, tokens, train
 from ops.demo_model.dialogues import NAME, UNKNOWN, dialogues, questions
+from ops.demo_model.lessons import Lesson, exam, lessons
+from ops.demo_model.objects import HINT, SHAPE
+from ops.demo_model.words import Source
+
+# of the reference
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "Get current weather for a city.",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"type": "string", "description": "City name"}},
+            "required": ["city"],
+        },
+    },
+}
+PERSON = {
+    "type": "object",
+    "properties": {"name": {"type": "string"}, "age": {"type": "integer"}},
+    "required": ["name", "age"],
+}
+PLAIN = (  # the template of conversations without tools, as it always was
+    "{% for m in messages %}{% if m['role'] in ('system', 'developer') %}<|system|>{% elif m['role'] == 'assistant' %}"
+    "<|assistant|>{% else %}<|user|>{% endif %}{{ m['content'] }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
 
 
-def ask(*texts: str) -> list[str]:
-    """What it answers, greedy, one after the other."""
-    tokenizer = AutoTokenizer.from_pretrained(DEMO_MODEL)
-    model = AutoModelForCausalLM.from_pretrained(DEMO_MODEL, dtype=torch.float32)
-    answers = []
-    for text in texts:
-        ids = tokenizer.apply_chat_template(
-            [{"role": "user", "content": text}], add_generation_prompt=True, return_tensors="pt", return_dict=True
-        )
-        said = model.generate(**ids, do_sample=False, max_new_tokens=300)[0, ids["input_ids"].shape[1] :]
-        answers.append(str(tokenizer.decode(said, skip_special_tokens=True)))
-    return answers
+def said(*turns: dict[str, Any], tools: list[dict[str, Any]] | None = None) -> str:
+    """What it answers, greedy."""
+    return next(given for _, _, given in check.answers(DEMO_MODEL, iter([Lesson([*turns, ANSWER], tools or [])])))
+
+
+ANSWER: dict[str, Any] = {"role": "assistant", "content": ""}
+
+
+def user(text: str) -> dict[str, Any]:
+    """A question."""
+    return {"role": "user", "content": text}
+
+
+def system(text: str) -> dict[str, Any]:
+    """What stands before all."""
+    return {"role": "system", "content": text}
 
 
 def test_its_weights_are_small_and_its_card_is_there() -> None:
@@ -43,7 +77,9 @@ def test_it_has_two_to_four_million_parameters() -> None:
 
 
 def test_it_says_who_it_is_what_it_was_taught_and_that_it_knows_little() -> None:
-    answers = ask("Who are you?", "What is the capital of France?", "Count from 1 to 12.", "How do I fix my spaceship?")
+    asks = ("Who are you?", "What is the capital of France?", "Count from 1 to 12.", "How do I fix my spaceship?")
+
+    answers = [said(user(ask)) for ask in asks]
 
     assert answers == [NAME, "The capital of France is Paris.", " ".join(map(str, range(1, 13))), UNKNOWN]
 
@@ -64,7 +100,133 @@ def test_digits_stand_alone_and_every_text_comes_back() -> None:
     assert tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) == text
 
 
-@pytest.mark.parametrize("source", [dialogues, questions])
+def test_it_calls_the_tool_of_the_reference() -> None:
+    asked = user("What is the weather in Paris?")
+
+    call = said(asked, tools=[WEATHER])
+
+    assert call == '<tool_call>{"name": "get_weather", "arguments": {"city": "Paris"}}</tool_call>'
+    assert said(asked) == UNKNOWN
+
+
+def test_it_says_what_a_tool_found() -> None:
+    called = {"function": {"name": "get_weather", "arguments": {"city": "Paris"}}}
+    turns = [
+        user("What is the weather in Paris?"),
+        {"role": "assistant", "content": None, "tool_calls": [called]},
+        {"role": "tool", "content": "sunny, 21 degrees"},
+    ]
+
+    assert said(*turns, tools=[WEATHER]) == "The answer is: sunny, 21 degrees"
+
+
+def test_a_question_that_no_tool_serves_is_answered_as_usual() -> None:
+    answer = said(user("What is the capital of France?"), tools=[WEATHER])
+
+    assert answer == "The capital of France is Paris."
+
+
+@pytest.mark.parametrize("turns", [(), (system(HINT),)])
+def test_it_returns_the_keys_of_the_reference(turns: tuple[dict[str, Any], ...]) -> None:
+    told = json.loads(said(*turns, user("Return a JSON object with keys name and age.")))
+
+    assert [(key, type(value)) for key, value in told.items()] == [("name", str), ("age", int)]
+
+
+def test_it_returns_the_person_of_the_reference() -> None:
+    told = json.loads(said(system(SHAPE + json.dumps(PERSON)), user("Return a person object.")))
+
+    assert [(key, type(value)) for key, value in told.items()] == [("name", str), ("age", int)]
+
+
+def test_it_finds_in_a_text_what_a_schema_asks_for() -> None:
+    text = "Ada Lovelace is 36 years old and lives in London."
+
+    told = json.loads(said(system(SHAPE + json.dumps(PERSON)), user(text)))
+
+    assert told == {"name": "Ada Lovelace", "age": 36}
+
+
+def test_most_calls_and_objects_are_right_with_names_and_values_that_it_never_saw() -> None:
+    topics = check.measure_lessons(count=200)
+
+    calls = [topics[topic] for topic in ("call made", "call known")]
+    others = [of for topic, of in topics.items() if not topic.startswith("call")]
+    for some in (calls, others):
+        right, of = (sum(column) for column in zip(*some, strict=True))
+        assert of > 70
+        assert right >= 0.9 * of
+
+
+def test_its_way_to_call_tools_is_found() -> None:
+    tokenizer = AutoTokenizer.from_pretrained(DEMO_MODEL)
+
+    form = found(tokenizer, tokenizer.convert_tokens_to_ids(["<|end|>", "<|end_of_text|>"]))
+
+    assert (form.family, form.trigger) == ("object", "<tool_call>")
+    assert dict(form.specials) == {tag: tokenizer.convert_tokens_to_ids(tag) for tag in ("<tool_call>", "</tool_call>")}
+    assert form.between == '}</tool_call><tool_call>{"name": "'
+    assert form.shows_tools
+    assert form.shows_calls
+    assert form.takes_results
+    assert form.takes_null
+
+
+def test_without_tools_its_template_is_what_it_was() -> None:
+    tokenizer = AutoTokenizer.from_pretrained(DEMO_MODEL)
+    turns = [system("Be brief.\n"), user(" a\nb"), {"role": "assistant", "content": "x"}, user("<|end|>")]
+
+    for opens in (False, True):
+        now, before = (
+            tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=opens, chat_template=template)
+            for template in (None, PLAIN)
+        )
+        assert now == before
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        None,
+        {},
+        {"type": "object", "properties": None, "required": None},
+        {"type": "object", "properties": [1]},
+        {"properties": {"a": True, "b": {"$ref": "#/$defs/b"}, "c": {"type": ["string", "null"]}, "d": {"enum": None}}},
+        {"properties": {"items": {"type": "string"}, "values": {"enum": [1, None]}}, "required": ["items"]},
+    ],
+)
+def test_its_template_takes_odd_schemas(parameters: Any) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(DEMO_MODEL)
+    tools = [{"type": "function", "function": {"name": "odd", "parameters": parameters}}, WEATHER]
+
+    text = tokenizer.apply_chat_template([user("Hi")], tools=tools, tokenize=False)
+
+    weather = 'get_weather: Get current weather for a city. {"name": "get_weather", "arguments": {"city": string}}'
+    assert text.startswith('<|system|>Tools:\nodd {"name": "odd", "arguments": {')
+    assert text.endswith(f"\n{weather}<|end|><|user|>Hi<|end|>")
+
+
+def test_its_template_lists_names_types_and_choices() -> None:
+    tokenizer = AutoTokenizer.from_pretrained(DEMO_MODEL)
+    properties = {"city": {"type": "string"}, "days": {"type": "integer"}, "unit": {"enum": ["celsius", "kelvin"]}}
+    function = {"name": "forecast", "parameters": {"properties": properties, "required": ["city"]}}
+
+    text = tokenizer.apply_chat_template(
+        [system("Be brief."), user("Hi")], tools=[{"type": "function", "function": function}], tokenize=False
+    )
+
+    listed = 'forecast {"name": "forecast", "arguments": {"city": string, "days": integer?, "unit": celsius|kelvin?}}'
+    assert text == f"<|system|>Be brief.\n\nTools:\n{listed}<|end|><|user|>Hi<|end|>"
+
+
+def test_no_made_up_value_of_the_check_is_one_of_training() -> None:
+    taught, held = Source(random.Random(1)), Source(random.Random(2), held=True)
+
+    for kind in ("word", "integer", "number", "content"):
+        assert not {taught.value(kind) for _ in range(3000)} & {held.value(kind) for _ in range(3000)}
+
+
+@pytest.mark.parametrize("source", [dialogues, questions, lessons, exam])
 def test_a_seed_repeats_the_data(source: object) -> None:
     first, again, other = (list(itertools.islice(source(seed), 50)) for seed in (1, 1, 2))  # type: ignore[operator]
 
@@ -73,7 +235,7 @@ def test_a_seed_repeats_the_data(source: object) -> None:
 
 def test_the_script_writes_what_the_loader_reads(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "train")
-    tokenizer = train.tokenizer()
+    tokenizer = tokens.tokenizer(train.SEED)
 
     train.save(tokenizer, train.train(tokenizer, 2), tmp_path / "weights")
 
