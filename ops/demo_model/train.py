@@ -132,7 +132,7 @@ def train(tok: PreTrainedTokenizerFast, steps: int) -> LlamaForCausalLM:
 
 def _share(step: int, steps: int) -> float:
     """Of the highest rate: up in a few steps, and then down to nothing; what is chosen is only learned at low rates."""
-    return min((step + 1) / _RISE, 1.0) * (1 - step / steps) ** _FALL
+    return min((step + 1) / _RISE, 1.0) * math.pow(1 - step / steps, _FALL)
 
 
 AttentionInterface.register("apart", _apart)
