@@ -216,6 +216,11 @@ def dialogues(seed: int, turns: int | None = None) -> Iterator[list[Message]]:
         yield messages
 
 
+def sums(rng: random.Random) -> list[Message]:
+    """A few of them."""
+    return [message for _ in range(3) for message in _sum(rng)]
+
+
 def plain(seed: int) -> Iterator[str]:
     """Bare text for the completions endpoint: a question, a line break, the answer."""
     rng = random.Random(seed)

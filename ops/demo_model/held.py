@@ -5,10 +5,9 @@ from typing import Any
 
 from transformers import LogitsProcessor
 
-from common.constraints.build import from_grammar, from_schema, json_object
+from common.constraints.build import from_schema
 from common.constraints.spec import Constraint
-from common.constraints.tools import plan
-from common.door.probe import found
+from common.door.tools import planned
 from common.toolformat import ToolFormat
 from ops.demo_model.lessons import Lesson
 from ops.demo_model.objects import HINT, SHAPE
@@ -16,6 +15,7 @@ from worker.constraints.matcher import Compiler, Row
 from worker.constraints.tokenizer import engine_tokenizer
 from worker.engine.masks import Masks
 from worker.models.pieces import Pieces
+from worker.models.toolformat import found
 
 
 class Grammars:
@@ -53,12 +53,9 @@ class Held(LogitsProcessor):  # type: ignore[misc]
 def _constraint(lesson: Lesson, form: ToolFormat) -> Constraint | None:
     """What a request like this lesson would be held to."""
     if lesson.tools:
-        functions = [tool["function"] for tool in lesson.tools]
-        lowered = {one["name"]: one["parameters"] for one in functions if "parameters" in one}
-        grammar = plan(lesson.tools, "auto", form, lowered=lowered).grammar
-        return None if grammar is None else from_grammar(grammar)
+        return planned({"tools": lesson.tools, "choice": "auto", "parallel": True}, form, None)[0]
     hints = [turn["content"] for turn in lesson.messages if turn["role"] == "system"]
     hint = hints[0] if hints else ""
     if SHAPE in hint:
         return from_schema(json.loads(hint.partition(SHAPE)[2]))
-    return json_object() if HINT in hint else None
+    return from_schema({"type": "object"}) if HINT in hint else None

@@ -11,6 +11,7 @@ from ops.demo_model.tools import Call, Tool, ask, known, made
 from ops.demo_model.words import Source
 
 Turn = dict[str, Any]
+_KNOWN = 0.35  # of all tools
 
 
 @dataclass(frozen=True)
@@ -23,9 +24,9 @@ class Lesson:
     text: str = ""  # instead of all that
 
 
-def tool_lesson(source: Source) -> Lesson:
+def tool_lesson(source: Source, known_share: float = _KNOWN) -> Lesson:
     """Several questions beside the same tools."""
-    tools = _tools(source, source.rng.choice((1, 1, 2, 2, 3, 3, 4)))
+    tools = _tools(source, source.rng.choice((1, 1, 2, 2, 3, 3, 4)), known_share=known_share)
     messages: list[Turn] = []
     if source.chance(0.2):
         messages.append({"role": "system", "content": source.rng.choice(dialogues.SYSTEM)})
@@ -44,8 +45,10 @@ def call_lesson(source: Source) -> Lesson:
     return Lesson(messages, [tool.spec() for tool in tools], "calls")
 
 
-def _tools(source: Source, wanted: int, counts: Sequence[int] = (0, 1, 1, 1, 1, 2, 2, 2, 3)) -> list[Tool]:
-    return _apart(wanted, lambda: known(source) if source.chance(0.35) else made(source, counts))
+def _tools(
+    source: Source, wanted: int, counts: Sequence[int] = (0, 1, 1, 1, 1, 2, 2, 2, 3), known_share: float = _KNOWN
+) -> list[Tool]:
+    return _apart(wanted, lambda: known(source) if source.chance(known_share) else made(source, counts))
 
 
 def _listed(source: Source, make: Callable[[Source], Tool]) -> list[Tool]:
@@ -196,6 +199,14 @@ _CALLING = {"repeat": 12, "calls": 55, "json": 23, "talk": 10}
 _SHARES = {"repeat": 5, "calls": 16, "tools": 26, "json": 20, "odd": 3, "plain": 5, "talk": 28}
 
 
+_PRACTICE = {"repeat": 3, "calls": 6, "known": 34, "tools": 10, "json": 24, "sums": 5, "odd": 2, "plain": 2, "talk": 14}
+
+
+def practising(seed: int) -> Iterator[Lesson]:
+    """The same, with more of what people ask for."""
+    return _mixed(seed, _PRACTICE)
+
+
 def copying(seed: int) -> Iterator[Lesson]:
     """Lessons without end that mostly copy."""
     return _mixed(seed, _COPYING)
@@ -219,6 +230,8 @@ def _mixed(seed: int, shares: dict[str, int]) -> Iterator[Lesson]:
         "calls": lambda: call_lesson(source),
         "tools": lambda: tool_lesson(source),
         "json": lambda: json_lesson(source),
+        "known": lambda: tool_lesson(source, 0.95),
+        "sums": lambda: Lesson(dialogues.sums(source.rng), [], "sums"),
         "odd": lambda: Lesson(unserved(source), [], "odd"),
         "plain": lambda: Lesson([], [], "plain", next(texts)),
         "talk": lambda: Lesson(list(next(talks)), [], "talk"),
@@ -232,7 +245,7 @@ def exam(seed: int) -> Iterator[Lesson]:
     rng = random.Random(seed)
     source = Source(rng, held=True)
     while True:
-        yield rng.choices(_EXAMS, (30, 20, 10, 10, 8, 8, 14))[0](source)
+        yield rng.choices(_EXAMS, (15, 15, 30, 8, 8, 8, 8, 8))[0](source)
 
 
 def _call_made(source: Source) -> Lesson:
@@ -240,8 +253,14 @@ def _call_made(source: Source) -> Lesson:
     return _call(source, _listed(source, made), "call made")
 
 
+def _call_taught(source: Source) -> Lesson:
+    """The same, asked for in the words of training."""
+    taught = Source(source.rng, held=True, held_words=False)
+    return _call(taught, _listed(taught, known), "call taught")
+
+
 def _call_known(source: Source) -> Lesson:
-    """Tools that people ask for."""
+    """Tools that people ask for, in other words than training's."""
     return _call(source, _listed(source, known), "call known")
 
 
@@ -278,4 +297,4 @@ def _object_of_text(source: Source) -> Lesson:
     return Lesson(objects.extracted(source), [], "json of text")
 
 
-_EXAMS = (_call_made, _call_known, _no_tool, _no_such_tool, _follow_up, _object_by_keys, _object_of_text)
+_EXAMS = (_call_made, _call_known, _call_taught, _no_tool, _no_such_tool, _follow_up, _object_by_keys, _object_of_text)

@@ -104,7 +104,7 @@ def known(source: Source) -> Tool:
     taken = tuple(Parameter(source.rng.choice(some.split()), kind) for some, kind in parameters)
     if source.chance(0.15):
         taken += (_made_parameter(source, {one.name for one in taken}, is_required=False),)
-    description = "" if source.chance(0.1) else source.pick(descriptions.split("|"))
+    description = "" if source.chance(0.1) else source.ask(descriptions.split("|"))
     return Tool(source.rng.choice(names.split()), description, taken, questions)
 
 
@@ -233,7 +233,7 @@ def _ask_known(source: Source, tool: Tool) -> tuple[str, list[Call]]:
     given = [one for one in tool.parameters if one.is_required]
     extra = [one for one in tool.parameters if not one.is_required and source.chance(0.5)]
     values = {one.name: _value(source, one) for one in (*given, *extra)}
-    question = source.pick(tool.questions).format(*(values[one.name][1] for one in given))
+    question = source.ask(tool.questions).format(*(values[one.name][1] for one in given))
     end = question[-1] if question[-1] in ".?" else ""
     for one in extra:
         question = f"{question.removesuffix(end)} {_cue(source, one, values[one.name][1], is_alone=False)}{end}"

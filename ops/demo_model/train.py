@@ -1,6 +1,7 @@
-"""Train the bundled model: ``python -m ops.demo_model.train --out ops/demo_model/weights --steps 5600``.
+"""Train the bundled model: first ``python -m ops.demo_model.train --out FIRST``, then ``… --practise FIRST --out SECOND``.
 
-Seeded: the same versions on the same machine give the same file.
+The first part learns everything from nothing; the second begins where the first ended, at a low rate, and has more of
+what people ask for. Seeded: the same versions on the same machine give the same files.
 """
 
 import argparse
@@ -16,14 +17,17 @@ from typing import Any
 import torch
 from transformers import AttentionInterface, GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from ops.demo_model.lessons import Lesson, calling, copying, lessons
+from ops.demo_model.lessons import Lesson, calling, copying, lessons, practising
 from ops.demo_model.tokens import CONTEXT, tokenizer
 
 SEED = 20261124
 _COPYING, _CALLING = (400, 1024), (1600, 1536)  # steps of the first two stages, and their tokens
 _TOKENS = 2048  # of a later step
+_FIRST, _SECOND = 7500, 3000  # steps of the two parts
 _MUON, _ADAM = 0.007, 0.002  # the highest rates
 _RISE, _FALL = 60, 1.5  # steps up; how steep the way down is
+_PRACTICE = 0.3  # of the highest rates, where the second part begins
+Stages = Iterator[tuple[Iterator[Lesson], float, int]]
 log = logging.getLogger("train")
 
 
@@ -42,9 +46,18 @@ def _encode(tok: PreTrainedTokenizerFast, lesson: Lesson) -> tuple[list[int], li
     return ids, targets
 
 
-def batches(tok: PreTrainedTokenizerFast) -> Iterator[tuple[torch.Tensor, torch.Tensor, list[int]]]:
+def learning() -> Stages:
+    """The first part's lessons, their steps, and tokens of each step."""
+    return iter(((copying(SEED), *_COPYING), (calling(SEED + 1), *_CALLING), (lessons(SEED + 2), math.inf, _TOKENS)))
+
+
+def practice() -> Stages:
+    """The second part's."""
+    return iter(((practising(SEED + 3), math.inf, _TOKENS),))
+
+
+def batches(tok: PreTrainedTokenizerFast, stages: Stages) -> Iterator[tuple[torch.Tensor, torch.Tensor, list[int]]]:
     """The lessons of a step, one behind the other: ids and targets, each [1, T], and how long each lesson is."""
-    stages = iter(((copying(SEED), *_COPYING), (calling(SEED + 1), *_CALLING), (lessons(SEED + 2), math.inf, _TOKENS)))
     taught, left_steps, tokens = next(stages)
     while True:
         if left_steps == 0:
@@ -89,8 +102,8 @@ def _apart(
     return torch.cat(seen, 1).transpose(0, 1)[None], None
 
 
-def train(tok: PreTrainedTokenizerFast, steps: int) -> LlamaForCausalLM:
-    """A Llama of 2.7 million parameters, after so many steps."""
+def new(tok: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    """A Llama of 2.7 million parameters that knows nothing."""
     torch.manual_seed(SEED)
     config = LlamaConfig(
         vocab_size=len(tok),
@@ -105,12 +118,18 @@ def train(tok: PreTrainedTokenizerFast, steps: int) -> LlamaForCausalLM:
         bos_token_id=None,
         eos_token_id=tok.convert_tokens_to_ids("<|end|>"),
         pad_token_id=tok.convert_tokens_to_ids("<|end_of_text|>"),
-        use_cache=False,
     )
-    model = LlamaForCausalLM(config)
+    return LlamaForCausalLM(config)
+
+
+def train(
+    tok: PreTrainedTokenizerFast, model: LlamaForCausalLM, stages: Stages, steps: int, highest: float = 1.0
+) -> None:
+    """So many steps; ``highest``: what the rates begin with, in parts of the usual."""
     optimizers = _optimizers(model)
+    model.config.use_cache = False
     model.set_attn_implementation("apart")
-    for step, (ids, targets, lengths) in enumerate(itertools.islice(batches(tok), steps)):
+    for step, (ids, targets, lengths) in enumerate(itertools.islice(batches(tok, stages), steps)):
         said = targets[:, 1:] != -100  # [1, T - 1]
         positions = torch.cat([torch.arange(length) for length in lengths])[None]
         with torch.autocast("cpu", torch.bfloat16):  # products only; weights and sums stay in float32
@@ -121,13 +140,12 @@ def train(tok: PreTrainedTokenizerFast, steps: int) -> LlamaForCausalLM:
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer, rate in optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = rate * _share(step, steps)
+                group["lr"] = rate * highest * _share(step, steps)
             optimizer.step()
             optimizer.zero_grad()
         if step % 50 == 0:
             log.info("step %d of %d, loss %.4f", step, steps, loss.item())
     model.set_attn_implementation("sdpa")
-    return model
 
 
 def _share(step: int, steps: int) -> float:
@@ -168,11 +186,18 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "weights")
-    parser.add_argument("--steps", type=int, default=5600)
+    parser.add_argument("--practise", type=Path, help="weights of the first part")
+    parser.add_argument("--steps", type=int)
     told = parser.parse_args()
     torch.set_num_threads(1)
     tok = tokenizer(SEED)
-    save(tok, train(tok, told.steps), told.out)
+    if told.practise:
+        model = LlamaForCausalLM.from_pretrained(told.practise, dtype=torch.float32)
+        train(tok, model, practice(), told.steps or _SECOND, _PRACTICE)
+    else:
+        model = new(tok)
+        train(tok, model, learning(), told.steps or _FIRST)
+    save(tok, model, told.out)
 
 
 if __name__ == "__main__":

@@ -62,9 +62,11 @@ _DOMAINS = ("com", "org", "net", "io", "de")
 class Source:
     """Draws words and values, the check's or the training's."""
 
-    def __init__(self, rng: random.Random, *, held: bool = False) -> None:
+    def __init__(self, rng: random.Random, *, held: bool = False, held_words: bool = True) -> None:
+        """``held``: the check's values, and without ``held_words`` those in the words of training."""
         self.rng = rng
         self.held = held
+        self._words = self if held_words or not held else Source(rng)
         self._kinds: dict[str, Callable[[], Any]] = {
             "word": self.word, "place": self.place, "person": self.person, "email": self.email, "date": self.date,
             "time": self.time, "code": self.code, "phrase": self.phrase, "file": self.file, "content": self.content,
@@ -79,6 +81,10 @@ class Source:
         """One of a list, of this side's share of it."""
         at = len(some) - max(1, len(some) // 5)
         return self.rng.choice(some[at:] if self.held else some[:at])
+
+    def ask(self, some: Sequence[T]) -> T:
+        """One of a list of ways to say something."""
+        return self._words.pick(some)
 
     def chance(self, share: float) -> bool:
         """Whether to."""

@@ -11,13 +11,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from common.door.probe import found
 from common.settings import DEMO_MODEL
 from ops.demo_model import check, tokens, train
 from ops.demo_model.dialogues import NAME, UNKNOWN, dialogues, questions
 from ops.demo_model.lessons import Lesson, exam, lessons
 from ops.demo_model.objects import HINT, SHAPE
 from ops.demo_model.words import Source
+from worker.models.toolformat import found
 
 # of the reference
 WEATHER = {
@@ -237,9 +237,12 @@ def test_the_script_writes_what_the_loader_reads(tmp_path: Path, caplog: pytest.
     caplog.set_level(logging.INFO, "train")
     tokenizer = tokens.tokenizer(train.SEED)
 
-    train.save(tokenizer, train.train(tokenizer, 2), tmp_path / "weights")
+    for stages in (train.learning(), train.practice()):
+        model = train.new(tokenizer)
+        train.train(tokenizer, model, stages, 2)
+        train.save(tokenizer, model, tmp_path / "weights")
 
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "weights")
-    assert model.num_parameters() == train.train(tokenizer, 0).num_parameters()
+    assert model.num_parameters() == train.new(tokenizer).num_parameters()
     assert AutoTokenizer.from_pretrained(tmp_path / "weights").chat_template
-    assert "step 0 of 2" in caplog.text
+    assert caplog.text.count("step 0 of 2") == 2
