@@ -199,12 +199,15 @@ _CALLING = {"repeat": 12, "calls": 55, "json": 23, "talk": 10}
 _SHARES = {"repeat": 5, "calls": 16, "tools": 26, "json": 20, "odd": 3, "plain": 5, "talk": 28}
 
 
-_PRACTICE = {"repeat": 3, "calls": 6, "known": 34, "tools": 10, "json": 24, "sums": 5, "odd": 2, "plain": 2, "talk": 14}
+_PRACTICE = (
+    {"repeat": 3, "calls": 6, "known": 34, "tools": 10, "json": 24, "sums": 5, "odd": 2, "plain": 2, "talk": 14},
+    {"repeat": 2, "calls": 4, "known": 46, "tools": 10, "json": 18, "sums": 4, "odd": 2, "plain": 2, "talk": 12},
+)
 
 
-def practising(seed: int) -> Iterator[Lesson]:
-    """The same, with more of what people ask for."""
-    return _mixed(seed, _PRACTICE)
+def practising(seed: int, round_: int) -> Iterator[Lesson]:
+    """The same, with more of what people ask for, in two rounds."""
+    return _mixed(seed + round_, _PRACTICE[round_])
 
 
 def copying(seed: int) -> Iterator[Lesson]:
@@ -245,7 +248,7 @@ def exam(seed: int) -> Iterator[Lesson]:
     rng = random.Random(seed)
     source = Source(rng, held=True)
     while True:
-        yield rng.choices(_EXAMS, (15, 15, 30, 8, 8, 8, 8, 8))[0](source)
+        yield rng.choices(_EXAMS, (10, 10, 10, 40, 6, 6, 6, 6, 6))[0](source)
 
 
 def _call_made(source: Source) -> Lesson:
@@ -257,6 +260,12 @@ def _call_taught(source: Source) -> Lesson:
     """The same, asked for in the words of training."""
     taught = Source(source.rng, held=True, held_words=False)
     return _call(taught, _listed(taught, known), "call taught")
+
+
+def _call_usual(source: Source) -> Lesson:
+    """Tools that people ask for, in the words and with the values of training, never seen together."""
+    usual = Source(source.rng)
+    return _call(usual, _listed(usual, known), "call usual")
 
 
 def _call_known(source: Source) -> Lesson:
@@ -297,4 +306,14 @@ def _object_of_text(source: Source) -> Lesson:
     return Lesson(objects.extracted(source), [], "json of text")
 
 
-_EXAMS = (_call_made, _call_known, _call_taught, _no_tool, _no_such_tool, _follow_up, _object_by_keys, _object_of_text)
+_EXAMS = (
+    _call_made,
+    _call_known,
+    _call_taught,
+    _call_usual,
+    _no_tool,
+    _no_such_tool,
+    _follow_up,
+    _object_by_keys,
+    _object_of_text,
+)
