@@ -199,15 +199,12 @@ _CALLING = {"repeat": 12, "calls": 55, "json": 23, "talk": 10}
 _SHARES = {"repeat": 5, "calls": 16, "tools": 26, "json": 20, "odd": 3, "plain": 5, "talk": 28}
 
 
-_PRACTICE = (
-    {"repeat": 3, "calls": 6, "known": 34, "tools": 10, "json": 24, "sums": 5, "odd": 2, "plain": 2, "talk": 14},
-    {"repeat": 2, "calls": 4, "known": 46, "tools": 10, "json": 18, "sums": 4, "odd": 2, "plain": 2, "talk": 12},
-)
+_PRACTICE = {"repeat": 3, "calls": 6, "known": 34, "tools": 10, "json": 24, "sums": 5, "odd": 2, "plain": 2, "talk": 14}
 
 
-def practising(seed: int, round_: int) -> Iterator[Lesson]:
-    """The same, with more of what people ask for, in two rounds."""
-    return _mixed(seed + round_, _PRACTICE[round_])
+def practising(seed: int) -> Iterator[Lesson]:
+    """The same, with more of what people ask for."""
+    return _mixed(seed, _PRACTICE)
 
 
 def copying(seed: int) -> Iterator[Lesson]:
