@@ -238,5 +238,5 @@ def test_a_page_may_ask_first_and_only_listed_ones_are_let_in(serve: Serve, orig
         assert answer.headers["vary"] == "Origin"
         assert answer.headers["access-control-allow-origin"] == (origin if is_listed else None)
         assert ("x-should-retry" in answer.headers.get("access-control-expose-headers", "")) == is_listed
-    assert (first.headers["access-control-allow-methods"] == "GET, POST") == is_listed
+    assert (first.headers["access-control-allow-methods"] == "GET, POST, DELETE") == is_listed
     assert second.headers["access-control-allow-methods"] is None

@@ -134,7 +134,7 @@ def test_its_schemas_have_no_word_that_json_schema_does_not_know(told: Any) -> N
     words = {"type", "const", "enum", "default", "title", "description", "$ref", "required", "pattern", "format"}
     words |= {"properties", "patternProperties", "additionalProperties", "propertyNames", "anyOf", "oneOf", "allOf"}
     words |= {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "minLength", "maxLength"}
-    words |= {"items", "prefixItems", "minItems", "maxItems", "examples"}
+    words |= {"items", "prefixItems", "minItems", "maxItems", "maxProperties", "examples"}
 
     for name, schema in told["components"]["schemas"].items():
         jsonschema_rs.meta.validate(schema)
