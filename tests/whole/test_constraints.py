@@ -8,6 +8,7 @@ import pytest
 from openai import BadRequestError
 from pydantic import BaseModel
 
+from common.settings import DEMO_MODEL
 from ops.bench.stack import Stack
 
 ASK: dict[str, Any] = {"model": "penstock-demo", "messages": [{"role": "user", "content": "Name a pet."}]}
@@ -28,10 +29,13 @@ def _format(schema: Any, **changes: Any) -> dict[str, Any]:
 
 def test_a_pydantic_model_comes_back_parsed_and_streamed(stack: Stack) -> None:
     client = stack.client()
+    vocabulary = json.loads((DEMO_MODEL / "tokenizer.json").read_text())["model"]["vocab"]
+    few = {str(number): -6 for token, number in vocabulary.items() if "[" in token}  # friends, and theirs
 
     seeds = range(1, 6)
-    whole = [client.chat.completions.parse(**ASK, response_format=Pet, seed=seed, max_tokens=300) for seed in seeds]
-    with client.chat.completions.stream(**ASK, response_format=Pet, seed=1, max_tokens=300) as stream:
+    ask: dict[str, Any] = ASK | {"max_tokens": 400, "logit_bias": few, "temperature": 1}
+    whole = [client.chat.completions.parse(**ask, response_format=Pet, seed=seed) for seed in seeds]
+    with client.chat.completions.stream(**ask, response_format=Pet, seed=1) as stream:
         streamed = stream.get_final_completion()
 
     assert all(isinstance(one.choices[0].message.parsed, Pet) for one in whole)
@@ -43,7 +47,7 @@ def test_a_pydantic_model_comes_back_parsed_and_streamed(stack: Stack) -> None:
     ("extra", "pattern"),
     [
         ({"guided_choice": ["red", "<|end|>"]}, r"red|<\|end\|>"),
-        ({"guided_regex": r"\d{3}-[a-c]+x"}, r"[0-9]{3}-[a-c]+x"),
+        ({"guided_regex": r"\d{3}-[a-c]{1,9}x"}, r"[0-9]{3}-[a-c]{1,9}x"),
         ({"guided_grammar": 'root ::= "yes" | "no"'}, "yes|no"),
         ({"structured_outputs": {"json": {"const": {"a": 1}}, "whitespace_pattern": ""}}, re.escape('{"a":1}')),
         ({"guided_json": '{"enum": [1, "é"]}'}, '1|"é"'),
