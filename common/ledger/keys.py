@@ -32,6 +32,7 @@ p bats                   set    those that are open
 p bo:<owner>             zset   an owner's batches -> when they came; boo:<owner>: those that are open
 p bs:<bid>:<kind>        list   places of its lines that are written, for output and error
 p f:<file>               hash   a file: owner, name, purpose, size, created, expires (first partition only)
+p fd:<file>              string it was deleted, and comes not back
 p fo:<owner>             zset   its files -> when they came
 p fx                     zset   files that expire -> when
 p lease:<name>           string who does the periodic work (first partition only)

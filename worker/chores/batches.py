@@ -154,7 +154,8 @@ class Driver:
             except UnavailableError:
                 raise
             except ApiError as error:
-                errors.append(_line(_row_id(batch, row), line.custom_id, error.status, error.body()))
+                if self._ledger.job(batch.owner, _row_id(batch, row)) is None:  # else it was taken before, unrecorded
+                    errors.append(_line(_row_id(batch, row), line.custom_id, error.status, error.body()))
             row, offset = row + 1, behind
         return self._batches.fed(batch, row, offset, errors)
 
@@ -221,11 +222,19 @@ class Driver:
     # ends ----------------------------------------------------------------------------------------------------------
     def _wind_up(self, batch: Batch, end: BatchState) -> None:
         """Cancel what was fed and has not ended; write what has; then it is over."""
+        if self._is_half_fed(batch):
+            self._feed(batch, is_late=False)
+            batch = self._again(batch)
         self._cancel(batch)
         self._collect(batch)
         batch = self._again(batch)
         if batch.taken >= batch.row:
             self._end(batch, end)
+
+    def _is_half_fed(self, batch: Batch) -> bool:
+        """Whether rows were submitted of which no step tells: whoever did it has died, or the cancel was quicker."""
+        rows = range(batch.row, min(batch.total, batch.row + _FED))
+        return any(self._ledger.job(batch.owner, _row_id(batch, row)) is not None for row in rows)
 
     def _cancel(self, batch: Batch) -> None:
         """All that was fed, once while we drive it."""
