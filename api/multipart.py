@@ -32,20 +32,13 @@ class Form:
         """All of it; every piece has so long to arrive. Raises ApiError."""
         request.max_content_length = most + _FORM
         decoder = MultipartDecoder(_boundary(), max_parts=_PARTS)
-        try:
-            for piece in _pieces(patience_s):
-                decoder.receive_data(piece)
-                self._take(decoder)
-            decoder.receive_data(None)
-            self._take(decoder)
-        except (ValueError, RequestEntityTooLarge) as error:
-            if request.content_length is not None and request.content_length > most + _FORM:
-                raise
-            raise InvalidRequestError("The form is broken, or has too many parts.") from error
+        for piece in _pieces(patience_s):
+            self._take(decoder, piece)
+        self._take(decoder, None)
 
-    def _take(self, decoder: MultipartDecoder) -> None:
-        """Whatever has come of it."""
-        while not isinstance(event := decoder.next_event(), multipart.NeedData | multipart.Epilogue):
+    def _take(self, decoder: MultipartDecoder, piece: bytes | None) -> None:
+        """Whatever has come of it with this piece; None is the end."""
+        for event in _events(decoder, piece):
             match event:
                 case multipart.File(name=name, filename=filename):
                     if name != self._file or self.name is not None:
@@ -68,6 +61,16 @@ class Form:
         if not more:
             self.fields[self._part] = self._held.decode(errors="replace")
             self._held = b""
+
+
+def _events(decoder: MultipartDecoder, piece: bytes | None) -> Iterator[multipart.Event]:
+    """Raises InvalidRequestError."""
+    try:
+        decoder.receive_data(piece)
+        while not isinstance(event := decoder.next_event(), multipart.NeedData | multipart.Epilogue):
+            yield event
+    except (ValueError, RequestEntityTooLarge) as error:
+        raise InvalidRequestError("The form is broken, or has too many parts.") from error
 
 
 def _boundary() -> bytes:

@@ -1,7 +1,6 @@
 """Batches: thousands of requests in a file, answered when there is room."""
 
 import time
-from itertools import islice
 from typing import Any
 
 from flask import Blueprint, Response, g, request
@@ -10,6 +9,7 @@ from api import body
 from api.errors import json_response
 from api.openapi import reads, takes
 from api.state import state
+from api.views.pages import number, page
 from common import protocol
 from common.errors import InvalidRequestError, NotFoundError
 from common.jobs import new_id
@@ -62,14 +62,9 @@ def create() -> Response:
 @takes("limit", "after")
 def every() -> Response:
     """The owner's batches, the newest first: ``limit``, ``after``."""
-    limit, after = request.args.get("limit", str(_USUAL)), request.args.get("after")
-    if not limit.isascii() or not limit.isdecimal() or not 1 <= int(limit) <= _MOST:
-        raise InvalidRequestError(f"limit: a number from 1 to {_MOST}.", param="limit")
+    after = request.args.get("after")
     found = state().batches.every(g.who.owner, bare(after) if after else None)
-    batches = [_told(batch) for batch in islice(found, int(limit) + 1)]
-    page = batches[: int(limit)]
-    ends = {"first_id": page[0]["id"], "last_id": page[-1]["id"]} if page else {"first_id": None, "last_id": None}
-    return json_response({"object": "list", "data": page, "has_more": len(batches) > len(page)} | ends)
+    return page(found, _told, number("limit", _USUAL, 1, _MOST))
 
 
 @bp.get("/<batch_id>")

@@ -1,7 +1,6 @@
 """Files: uploaded, listed, read back, deleted."""
 
 import re
-from itertools import islice
 from typing import Any
 
 from flask import Blueprint, Response, g, request
@@ -10,6 +9,7 @@ from api.errors import json_response
 from api.multipart import Form
 from api.openapi import takes, uploads
 from api.state import state
+from api.views.pages import number, page
 from common.errors import InvalidRequestError, NotFoundError
 from common.files import File
 
@@ -46,17 +46,12 @@ def create() -> Response:
 @takes("purpose", "limit", "order", "after")
 def every() -> Response:
     """The owner's files, the newest first: ``purpose``, ``limit``, ``order`` (``asc`` or ``desc``), ``after``."""
-    told, limit, order = request.args, request.args.get("limit", str(_MOST)), request.args.get("order", "desc")
-    if not limit.isascii() or not limit.isdecimal() or not 1 <= int(limit) <= _MOST:
-        raise InvalidRequestError(f"limit: a number from 1 to {_MOST}.", param="limit")
+    purpose, order = request.args.get("purpose"), request.args.get("order", "desc")
     if order not in {"asc", "desc"}:
         raise InvalidRequestError("order: asc or desc.", param="order")
-    found = state().files.every(g.who.owner, told.get("after"), oldest_first=order == "asc")
-    wanted = (file for file in found if told.get("purpose") in {None, file.purpose})
-    files = [_told(file) for file in islice(wanted, int(limit) + 1)]
-    page = files[: int(limit)]
-    ends = {"first_id": page[0]["id"], "last_id": page[-1]["id"]} if page else {"first_id": None, "last_id": None}
-    return json_response({"object": "list", "data": page, "has_more": len(files) > len(page)} | ends)
+    found = state().files.every(g.who.owner, request.args.get("after"), oldest_first=order == "asc")
+    wanted = (file for file in found if purpose in {None, file.purpose})
+    return page(wanted, _told, number("limit", _MOST, 1, _MOST))
 
 
 @bp.get("/<file_id>")

@@ -13,15 +13,15 @@ from flask import Blueprint, Response, g, request
 from api.errors import json_response
 from api.openapi import takes
 from api.state import state
+from api.views.pages import number, page
 from api.views.sse import looked_after, streamed
 from common.errors import ExpiredError, InvalidRequestError, NotFoundError
 from common.jobs import Kind, Usage, new_id, strip_prefix
 from common.ledger.replies import Place, Record, State
-from common.render import chat, completions
-from common.render.frames import Shape, usage_body
+from common.render.frames import usage_body
+from common.render.shapes import SHAPES
 
 bp = Blueprint("jobs", __name__, url_prefix="/v1/jobs")
-_SHAPES: dict[Kind, Shape] = {"chat": chat, "completion": completions}
 _PATHS: dict[Kind, str] = {"chat": "/v1/chat/completions", "completion": "/v1/completions"}
 _PREFIXES: dict[Kind, str] = {"chat": "chatcmpl-", "completion": "cmpl-"}
 _MOST, _USUAL = 100, 20
@@ -34,12 +34,8 @@ _EVENT = re.compile(r"[0-9]{1,12}")
 @takes("status", "model", "user", "limit", "after")
 def every() -> Response:
     """The owner's jobs, the newest first: ``status``, ``model``, ``user``, ``limit``, ``after``."""
-    most = _number("limit", _USUAL, 1, _MOST)
     after = request.args.get("after")
-    found = list(islice(_matching(_bare(after) if after else None), most + 1))
-    told = [_told(record) for record in found[:most]]
-    ends = {"first_id": told[0]["id"], "last_id": told[-1]["id"]} if told else {"first_id": None, "last_id": None}
-    return json_response({"object": "list", "data": told, "has_more": len(found) > most} | ends)
+    return page(_matching(_bare(after) if after else None), _told, number("limit", _USUAL, 1, _MOST))
 
 
 @bp.get("/<job_id>")
@@ -55,7 +51,7 @@ def events(job_id: str) -> Response:
     record = _record(job_id)
     after = _after(record)
     feed = looked_after(state().follow(record.job, after))
-    return streamed(feed, _SHAPES[record.job.reply.kind])
+    return streamed(feed, SHAPES[record.job.reply.kind])
 
 
 @bp.post("/<job_id>/cancel")
@@ -71,7 +67,7 @@ def cancel(job_id: str) -> Response:
 def replay(job_id: str) -> Response:
     """The same input once more, as a new job; ``seed`` may be another, and is drawn where it is not said."""
     old = _record(job_id).job
-    seed = _number("seed", 0, -(2**63), 2**63 - 1) or secrets.randbits(63) or 1
+    seed = number("seed", 0, -(2**63), 2**63 - 1) or secrets.randbits(63) or 1
     job = replace(
         old,
         id=new_id(int(old.id[-2:], 16)),
@@ -79,6 +75,9 @@ def replay(job_id: str) -> Response:
         created=int(time.time()),
         on_disconnect="finish",
         max_wait_s=None,
+        cls="normal" if old.cls == "batch" else old.cls,  # a row by itself is no batch: it waits with those asked for
+        parent="",
+        custom_id="",
     )
     state().refuse_if_unable()
     state().submit(job)
@@ -128,19 +127,6 @@ def _after(record: Record) -> int:
     if has_ended and int(told) > record.seq:
         raise InvalidRequestError(f"{name}: this job has {record.seq} events.", param=name)
     return min(int(told), record.seq - 1) if has_ended else int(told)
-
-
-def _number(name: str, usual: int, least: int, most: int) -> int:
-    told = request.args.get(name)
-    if told is None:
-        return usual
-    try:
-        number = int(told)
-    except ValueError:
-        number = least - 1
-    if not least <= number <= most:
-        raise InvalidRequestError(f"{name}: a number from {least} to {most}.", param=name)
-    return number
 
 
 def _told(record: Record) -> dict[str, Any]:

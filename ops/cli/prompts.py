@@ -11,6 +11,7 @@ from typing import Any, TextIO
 from ops.cli.preflight import Refusal
 
 CHAT = "/v1/chat/completions"
+_REQUESTS = {".jsonl", ".ndjson"}
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,9 @@ def lines(path: Path, shape: Shape) -> Iterator[str]:
     """One a request; what is JSONL already stays as it is. Raises Refusal."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            if path.suffix in {".jsonl", ".ndjson"}:
+            if path.suffix in _REQUESTS:
+                if shape != Shape():
+                    raise Refusal(f"{path} holds whole requests: say model and max_tokens there, without a template.")
                 yield from (line.rstrip("\n") for line in file if line.strip())
             else:
                 for number, row in enumerate(_rows(path, file), 1):
@@ -48,7 +51,7 @@ def lines(path: Path, shape: Shape) -> Iterator[str]:
 
 def endpoint(path: Path) -> str:
     """Where the file's first request goes. Raises Refusal."""
-    first = next(lines(path, Shape()), "") if path.suffix in {".jsonl", ".ndjson"} else ""
+    first = next(lines(path, Shape()), "") if path.suffix in _REQUESTS else ""
     try:
         return str(json.loads(first)["url"]) if first else CHAT
     except (ValueError, KeyError, TypeError):

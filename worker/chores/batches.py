@@ -19,14 +19,13 @@ from common.door.admission import Door
 from common.errors import ApiError, ExpiredError, InternalError, InvalidRequestError, StorageError, UnavailableError
 from common.files import File, Files
 from common.identity import Absent
-from common.jobs import Delta, Done, Event, Failed, Job, Kind
+from common.jobs import Delta, Done, Event, Failed, Job
 from common.ledger.batches import FILES, Batch, Batches, BatchState, FileKind
 from common.ledger.batches import PREFIX as BATCH
 from common.ledger.ledger import Ledger
 from common.protocol.batches import KINDS, LINE_BYTES, Line, read_line
 from common.protocol.generation import Headers
-from common.render import chat, completions
-from common.render.frames import Shape
+from common.render.shapes import SHAPES
 from common.settings import Settings
 
 _LEASE_S = 15.0
@@ -35,7 +34,6 @@ _FED, _TAKEN = 64, 500  # rows in one step
 _KEPT_S = 30 * 86_400
 _WHOLE_LOG = 10**6
 _MOST_ERRORS = 20  # of a file, that are told
-_SHAPES: dict[Kind, Shape] = {"chat": chat, "completion": completions}
 log = telemetry.logger("batches")
 
 
@@ -285,4 +283,4 @@ def _result(job: Job, events: Sequence[Event]) -> tuple[int, dict[str, Any]]:
     if not isinstance(end, Done):
         raise StorageError("The log of an ended row has no end.")
     deltas = (event for event in events if isinstance(event, Delta))
-    return HTTPStatus.OK, _SHAPES[job.reply.kind].whole(job, deltas, end.usage)
+    return HTTPStatus.OK, SHAPES[job.reply.kind].whole(job, deltas, end.usage)
