@@ -12,10 +12,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from http import HTTPStatus
 from itertools import islice
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 from common import telemetry
-from common.door.admission import Door
+from common.door import admission
 from common.errors import ApiError, ExpiredError, InternalError, InvalidRequestError, StorageError, UnavailableError
 from common.files import File, Files
 from common.identity import Absent
@@ -24,6 +24,8 @@ from common.ledger.batches import FILES, Batch, Batches, BatchState, FileKind
 from common.ledger.batches import PREFIX as BATCH
 from common.ledger.ledger import Ledger
 from common.protocol.batches import KINDS, LINE_BYTES, Line, read_line
+from common.protocol.chat import ChatRequest
+from common.protocol.completions import CompletionRequest
 from common.protocol.generation import Headers
 from common.render.shapes import SHAPES
 from common.settings import Settings
@@ -37,15 +39,26 @@ _MOST_ERRORS = 20  # of a file, that are told
 log = telemetry.logger("batches")
 
 
+class Door(Protocol):
+    """What turns a line into a job."""
+
+    def admit(self, ask: ChatRequest | CompletionRequest, who: Absent, headers: Headers) -> Job:
+        """Refuse it, or say what must be done."""
+
+    def close(self) -> None:
+        """Leave no child."""
+
+
 class Driver:
     """Goes from batch to batch and does what is next."""
 
-    def __init__(self, settings: Settings, ledger: Ledger, holder: str) -> None:
+    def __init__(self, settings: Settings, ledger: Ledger, holder: str, door: Door | None = None) -> None:
+        """Without a door of another's, one is made when the first row comes: its children take memory."""
         self._settings, self._ledger, self._holder = settings, ledger, holder
         self._batches = Batches(ledger)
         self._files = Files(settings, ledger.partitions[0])
         self._stopped: set[str] = set()  # batches whose rows we have cancelled
-        self._door: Door | None = None  # its children start when the first row comes
+        self._door = door
 
     def __call__(self) -> None:
         """One round over all that are open and that nobody else drives."""
@@ -163,7 +176,7 @@ class Driver:
             raise InvalidRequestError("stream: a line is answered in one piece.", param="stream")
         ask = KINDS[batch.endpoint].of(line.body, strict=self._settings.strict_params)
         if self._door is None:
-            self._door = Door(self._settings, self._ledger)
+            self._door = admission.Door(self._settings, self._ledger)
         job = self._door.admit(ask, Absent(batch.owner, batch.weight), Headers())
         return replace(
             job,

@@ -1,0 +1,254 @@
+"""What drives a batch: interrupted anywhere, it answers each line once."""
+
+import json
+import time
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from common.errors import InvalidRequestError, NoWorkerError, RateLimitError
+from common.files import Files
+from common.identity import Principal
+from common.jobs import new_id
+from common.ledger.batches import Batch, Batches
+from common.ledger.ledger import Ledger
+from common.protocol.batches import Line
+from common.settings import Settings
+from tests.api.hand import Hand
+from tests.builders import a_job
+from worker.chores.batches import Driver
+
+OWNER = Principal().owner
+ROWS = 100
+
+
+class OpenDoor:
+    """Lets everything in but what says "no"."""
+
+    is_closed = False
+
+    def admit(self, ask: Any, who: Any, _headers: Any) -> Any:
+        if self.is_closed:
+            raise NoWorkerError("No worker serves m.")
+        if "no" in ask.prompt:
+            raise InvalidRequestError("prompt: no.", param="prompt")
+        return a_job(owner=who.owner, share=who.share(None))
+
+    def close(self) -> None:
+        """Nothing to leave."""
+
+
+@pytest.fixture
+def files(settings: Settings, ledger: Ledger) -> Files:
+    return Files(settings, ledger.partitions[0])
+
+
+@pytest.fixture
+def batches(ledger: Ledger) -> Batches:
+    return Batches(ledger)
+
+
+def a_driver(settings: Settings, ledger: Ledger, door: Any = None, holder: str = "one") -> Driver:
+    return Driver(settings, ledger, holder, door if door is not None else OpenDoor())
+
+
+def begun(files: Files, batches: Batches, rows: int = ROWS, prompts: dict[int, str] | None = None) -> str:
+    """A batch whose file has so many rows."""
+    with files.draft() as draft:
+        for at in range(rows):
+            body = {"model": "m", "prompt": (prompts or {}).get(at, "x")}
+            line = {"custom_id": str(at), "method": "POST", "url": "/v1/completions", "body": body}
+            draft.write(json.dumps(line).encode() + b"\n")
+        file = draft.keep(OWNER, "in", "batch")
+    now = int(time.time())
+    batch = Batch(new_id(), OWNER, file.id, "/v1/completions", "24h", now, now + 3600)
+    batches.put(batch, 9)
+    return batch.id
+
+
+def told(batches: Batches, batch_id: str) -> Batch:
+    batch = batches.get(OWNER, batch_id)
+    assert batch is not None
+    return batch
+
+
+def lines(files: Files, batch: Batch) -> Counter[str]:
+    """How often each row is told of."""
+    found: Counter[str] = Counter()
+    for kind in ("output", "error"):
+        file = files.get(OWNER, batch.file(kind))
+        if file is not None:
+            raw = b"".join(files.read(file))
+            assert len(raw) == file.size
+            found.update(json.loads(line)["custom_id"] for line in raw.splitlines())
+    return found
+
+
+def work(ledger: Ledger, count: int = ROWS) -> None:
+    """Answer so many of those that wait."""
+    hand = Hand(ledger)
+    for _ in range(min(count, ledger.waiting("m")["batch"])):
+        hand.end(hand.claim(), "hello")
+
+
+def until(driver: Driver, batches: Batches, batch_id: str, *states: str) -> Batch:
+    for _ in range(50):
+        if told(batches, batch_id).state in states:
+            break
+        driver()
+    assert told(batches, batch_id).state in states
+    return told(batches, batch_id)
+
+
+def test_a_batch_is_fed_answered_and_collected(
+    settings: Settings, ledger: Ledger, files: Files, batches: Batches
+) -> None:
+    batch_id = begun(files, batches, prompts={7: "no"})
+    driver = a_driver(settings, ledger)
+    until(driver, batches, batch_id, "in_progress")
+    driver()
+    work(ledger)
+
+    batch = until(driver, batches, batch_id, "completed")
+
+    assert lines(files, batch) == Counter(map(str, range(ROWS)))
+    assert (batch.completed, batch.failed) == (ROWS - 1, 1)
+    assert batches.open(0) == []
+
+
+def test_rows_that_were_submitted_by_one_who_died_are_not_submitted_again(
+    settings: Settings, ledger: Ledger, files: Files, batches: Batches
+) -> None:
+    batch_id = begun(files, batches, prompts={3: "no"})
+    driver = a_driver(settings, ledger)
+    until(driver, batches, batch_id, "in_progress")
+    _die_in_mid_step(driver, ledger, told(batches, batch_id))
+    work(ledger, 5)
+
+    driver()
+    work(ledger)
+    batch = until(driver, batches, batch_id, "completed")
+
+    assert lines(files, batch) == Counter(map(str, range(ROWS)))
+
+
+def test_a_cancel_waits_for_rows_of_which_no_step_tells(
+    settings: Settings, ledger: Ledger, files: Files, batches: Batches
+) -> None:
+    batch_id = begun(files, batches)
+    driver = a_driver(settings, ledger)
+    until(driver, batches, batch_id, "in_progress")
+    _die_in_mid_step(driver, ledger, told(batches, batch_id))
+    hand = Hand(ledger)
+    running = hand.claim()
+    assert batches.move(told(batches, batch_id), "cancelling")
+    for _ in range(3):
+        driver()
+    waits = told(batches, batch_id).state
+    hand.end(running, "late, and kept")
+
+    batch = until(driver, batches, batch_id, "cancelled")
+
+    assert waits == "cancelling"
+    assert set(lines(files, batch).values()) == {1}
+    assert lines(files, batch)[running.custom_id] == 1
+    assert ledger.waiting("m")["batch"] == 0
+
+
+def test_what_was_not_begun_in_time_says_so(settings: Settings, ledger: Ledger, files: Files, batches: Batches) -> None:
+    batch_id = begun(files, batches)
+    driver = a_driver(settings, ledger)
+    until(driver, batches, batch_id, "in_progress")
+    _die_in_mid_step(driver, ledger, told(batches, batch_id))
+    work(ledger, 2)
+    ledger.partitions[0].redis.hset(f"{{q00}}:bat:{batch_id}", "expires", 1)
+
+    batch = until(driver, batches, batch_id, "expired")
+
+    assert lines(files, batch) == Counter(map(str, range(ROWS)))
+    assert (batch.completed, batch.failed) == (2, ROWS - 2)
+
+
+def test_while_no_worker_serves_the_model_rows_wait(
+    settings: Settings, ledger: Ledger, files: Files, batches: Batches
+) -> None:
+    batch_id, door = begun(files, batches, 3), OpenDoor()
+    driver = a_driver(settings, ledger, door)
+    door.is_closed = True
+    until(driver, batches, batch_id, "in_progress")
+    for _ in range(3):
+        driver()
+    before = told(batches, batch_id)
+    door.is_closed = False
+    driver()
+    work(ledger)
+
+    assert (before.row, before.failed) == (0, 0)
+    assert until(driver, batches, batch_id, "completed").completed == 3
+
+
+def test_a_file_with_answers_that_was_deleted_stays_deleted(
+    settings: Settings, ledger: Ledger, files: Files, batches: Batches
+) -> None:
+    batch_id = begun(files, batches)
+    driver = a_driver(settings, ledger)
+    until(driver, batches, batch_id, "in_progress")
+    driver()
+    work(ledger, 10)
+    driver()
+    file = told(batches, batch_id).file("output")
+    assert files.delete(OWNER, file)
+    work(ledger)
+
+    batch = until(driver, batches, batch_id, "completed")
+
+    assert batch.completed == ROWS
+    assert files.get(OWNER, file) is None
+
+
+def test_who_was_slower_neither_counts_rows_twice_nor_makes_a_file_shrink(
+    settings: Settings, ledger: Ledger, files: Files, batches: Batches
+) -> None:
+    batch_id = begun(files, batches)
+    driver = a_driver(settings, ledger)
+    until(driver, batches, batch_id, "in_progress")
+    driver()
+    work(ledger, 10)
+    slow = told(batches, batch_id)
+    driver()
+    early = files.get(OWNER, slow.file("output"))
+    work(ledger)
+    batch = until(driver, batches, batch_id, "completed")
+    assert early is not None
+
+    files.grow(early, early.parts)
+
+    assert not batches.collected(slow, 10, ["x-1", ""], 10, 0)
+    assert not batches.fed(replace(slow, row=0), 64, 1, ["{}"])
+    assert lines(files, batch) == Counter(map(str, range(ROWS)))
+
+
+def test_only_so_many_batches_of_one_owner_are_open(ledger: Ledger, files: Files, batches: Batches) -> None:
+    first = told(batches, begun(files, batches, 1))
+    second = replace(first, id=new_id())
+
+    with pytest.raises(RateLimitError, match="1 batches of yours are open"):
+        batches.put(second, 1)
+    assert batches.move(first, "failed")
+    batches.put(second, 1)
+
+    assert [batch.id for batch in batches.every(OWNER)] == [second.id, first.id]
+    assert ledger.partition(OWNER) == 0
+
+
+def _die_in_mid_step(driver: Driver, ledger: Ledger, batch: Batch) -> None:
+    """Twenty rows are submitted, and nobody writes that down."""
+    for row, (_, _, raw) in enumerate(driver._lines(batch)):
+        if row == 20:
+            return
+        body = json.loads(raw)
+        if body["body"]["prompt"] != "no":
+            job = driver._job(batch, row, Line(body["custom_id"], body["body"]))
+            ledger.submit(job, driver._settings.limits)
