@@ -9,11 +9,14 @@ import openai
 import pytest
 
 from common.errors import InternalError
-from common.jobs import Delta, Done, Failed, Job, Usage
+from common.identity import Principal
+from common.jobs import Delta, Done, Failed, Job, Usage, new_id
 from common.ledger.ledger import Ledger
+from common.settings import Limits
 from tests.api.conftest import FrontEnd, Serve
 from tests.api.hand import Hand
 from tests.api.test_streaming import ASK, BODY, next_job, within
+from tests.builders import a_job
 
 KEY = {"Idempotency-Key": "order-7"}
 
@@ -180,6 +183,18 @@ def test_a_job_runs_again_as_another(front: FrontEnd, hand: Hand) -> None:
     assert [f"job_{job.id}" for job in jobs] == [answer.json()["id"] for answer in again]
     assert all(job.prompts == old.prompts and job.id != old.id for job in jobs)
     assert (jobs[0].seed != 5, jobs[1].seed) == (True, 5)
+
+
+def test_a_row_of_a_batch_that_runs_again_is_none(front: FrontEnd, hand: Hand, ledger: Ledger) -> None:
+    owner = Principal().owner
+    row = a_job(owner=owner, share=owner, cls="batch", parent=new_id(), custom_id="1")
+    ledger.submit(row, Limits())
+    hand.end(hand.claim(), "a")
+
+    call(front, f"/jobs/job_{row.id}/replay", "POST")
+    job = hand.claim()
+
+    assert (job.cls, job.parent, job.custom_id, job.prompts) == ("normal", "", "", row.prompts)
 
 
 @pytest.mark.parametrize("path", ["", "/events", "/cancel", "/replay"])

@@ -111,3 +111,11 @@ def test_a_column_that_is_not_there_is_named(penstock: Penstock, tmp_path: Path)
     told = penstock("submit", str(tmp_path / "in.csv"), "--prompt-template", "{c}")
 
     assert (told.returncode, "a, b" in told.stderr) == (2, True)
+
+
+def test_options_that_a_file_of_requests_cannot_obey_are_refused(penstock: Penstock, tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text("{}\n")
+
+    told = penstock("submit", str(tmp_path / "in.jsonl"), "--max-tokens", "5")
+
+    assert (told.returncode, "whole requests" in told.stderr) == (2, True)
