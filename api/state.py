@@ -2,7 +2,9 @@
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol, TypeVar, cast
@@ -89,6 +91,7 @@ class State:
     files: Files
     batches: Batches
     draining: threading.Event = field(default_factory=threading.Event)
+    coming: Counter[str] = field(default_factory=Counter)  # by share: requests that are at the door
     drained: threading.Event = field(default_factory=threading.Event)  # whoever still reads is told
 
     def start(self) -> None:
@@ -129,17 +132,18 @@ class State:
         until = began + _PATIENCE_S
         if not (once.key or once.orphan):  # what is known already may be read however many wait
             self._refuse_if_full(ask, who)
-        job = self._patiently(until, lambda: self.door.admit(ask, who, headers))
-        self._refuse_if_draining()  # it may have begun while the door looked
-        self.hub.wait_heard(partition_of(job), max(0.0, until - time.monotonic()))
-        feed = Feed(self.hub, self.ledger, job, submit=partial(self.submit, once=once), began=began)
-        try:
-            self._patiently(until, feed.open)
-        except KnownJobError as known:
-            return self._of_known(who, known.job_id, until, asker=job.id)
-        except StorageError:
-            self.sweeper.lost(feed)  # it may have been stored although we never heard so
-            raise
+        with self._at_door(who.share(ask.label)):
+            job = self._patiently(until, lambda: self.door.admit(ask, who, headers))
+            self._refuse_if_draining()  # it may have begun while the door looked
+            self.hub.wait_heard(partition_of(job), max(0.0, until - time.monotonic()))
+            feed = Feed(self.hub, self.ledger, job, submit=partial(self.submit, once=once), began=began)
+            try:
+                self._patiently(until, feed.open)
+            except KnownJobError as known:
+                return self._of_known(who, known.job_id, until, asker=job.id)
+            except StorageError:
+                self.sweeper.lost(feed)  # it may have been stored although we never heard so
+                raise
         return self._opened(feed)
 
     def follow(self, job: Job, after: int = 0) -> Feed:
@@ -173,6 +177,7 @@ class State:
     def submit(self, job: Job, once: Once = NEVER_AGAIN) -> Place:
         """Store it, and wake a worker. Raises KnownJobError and ApiError."""
         place = self.ledger.submit(job, self.settings.limits, self.hub.front_end, once)
+        self.pulse.waiting = max(self.pulse.waiting, place.position)
         self.tickets.send(job.model)
         return place
 
@@ -184,11 +189,24 @@ class State:
         if self.pulse.memory_fraction > self.settings.limits.memory_fraction:
             raise StorageError("The storage is full; try again later.", retry_after_s=10)
 
+    @contextmanager
+    def _at_door(self, share: str) -> Iterator[None]:
+        """Who is read now will wait next: the places that are left are theirs."""
+        self.coming[share] += 1
+        try:
+            yield
+        finally:
+            self.coming[share] -= 1
+            if not self.coming[share]:
+                del self.coming[share]
+
     def _refuse_if_full(self, ask: Ask, who: Principal) -> None:
         """While many wait, before anybody reads the prompt: a refusal costs one question to the ledger."""
-        limits, model = self.settings.limits, self.settings.model(ask.model or "0")
-        if model is not None and self.pulse.waiting >= min(limits.waiting_class, limits.waiting_share):
-            self.ledger.refuse_if_full(model.name, ask.cls, who, ask.label, limits)
+        limits, model, coming = self.settings.limits, self.settings.model(ask.model or "0"), self.coming.total()
+        if model is not None and self.pulse.waiting + coming >= min(limits.waiting_class, limits.waiting_share):
+            own = self.coming[who.share(ask.label)]
+            left = {"waiting_class": limits.waiting_class - coming, "waiting_share": limits.waiting_share - own}
+            self.ledger.refuse_if_full(model.name, ask.cls, who, ask.label, limits.model_copy(update=left))
 
     def _refuse_if_draining(self) -> None:
         if self.draining.is_set():
