@@ -328,8 +328,9 @@ def test_while_too_many_wait_nobody_reads_what_comes(serve: Serve) -> None:
 def test_who_is_at_the_door_has_the_place_that_is_left(serve: Serve) -> None:
     unreadable = CHAT | {"model": "m", "user": "explode"}  # at this door
     with serve(limits__waiting_class="1") as front, front.client() as client, ThreadPoolExecutor(1) as aside:
-        slow = {"model": "m", "prompt": "x", "user": "slow", "stream": True}  # a second at this door
-        reading = aside.submit(client.completions.create, **slow)
+        reading = aside.submit(  # a second at this door
+            lambda: client.completions.create(model="m", prompt="x", user="slow", stream=True)
+        )
         statuses = [500]
         while statuses[-1] == 500:
             statuses.append(ask(front, "/v1/chat/completions", "POST", json=unreadable).status_code)
