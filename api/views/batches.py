@@ -12,9 +12,11 @@ from api.state import state
 from api.views.pages import number, page
 from common import protocol
 from common.errors import InvalidRequestError, NotFoundError
+from common.estimates import estimate
 from common.jobs import new_id
 from common.ledger.batches import ENDS, PREFIX, Batch, bare
-from common.protocol.batches import BatchRequest, window_s
+from common.protocol.batches import BatchRequest
+from common.protocol.schedule import Schedule
 
 bp = Blueprint("batches", __name__, url_prefix="/v1/batches")
 _MOST, _USUAL = 100, 20
@@ -42,6 +44,7 @@ def create() -> Response:
         message = "input_file_id: no file of yours with the purpose batch has this id."
         raise InvalidRequestError(message, param="input_file_id")
     now = int(time.time())
+    _, expires = ask.spans(now)
     batch = Batch(
         id=new_id(parts.ledger.partition(g.who.owner)),
         owner=g.who.owner,
@@ -49,7 +52,7 @@ def create() -> Response:
         endpoint=ask.endpoint,
         window=ask.completion_window,
         created=now,
-        expires=now + window_s(ask.completion_window),
+        expires=int(expires),
         weight=g.who.weight,
         keep_s=ask.output_expires_after.seconds if ask.output_expires_after else 0,
         metadata=ask.metadata,
@@ -107,6 +110,27 @@ def _told(batch: Batch) -> dict[str, Any]:
         "created_at": batch.created,
         "expires_at": batch.expires,
         "request_counts": done,
+        "usage": _usage(batch),
         "metadata": batch.metadata or None,
     }
-    return told | {name: batch.times.get(name_of) for name_of, name in _TIMES.items()}
+    told |= {name: batch.times.get(name_of) for name_of, name in _TIMES.items()}
+    return told | ({"x_estimate": _estimate(batch)} if batch.is_dry else {})
+
+
+def _usage(batch: Batch) -> dict[str, Any]:
+    """Of the rows that are answered."""
+    return {
+        "input_tokens": batch.input_tokens,
+        "input_tokens_details": {"cached_tokens": batch.cached_tokens},
+        "output_tokens": batch.output_tokens,
+        "output_tokens_details": {"reasoning_tokens": 0},
+        "total_tokens": batch.input_tokens + batch.output_tokens,
+    }
+
+
+def _estimate(batch: Batch) -> dict[str, Any]:
+    """Of the rows that were looked at so far, as quick as their models are now."""
+    ledger = state().ledger
+    opens = Schedule.of(batch.metadata).opens_at(time.time())
+    told = estimate(batch.asked, {model: ledger.pace(model) for model in batch.asked})
+    return told | {"opens_at": int(opens)}

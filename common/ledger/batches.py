@@ -21,8 +21,9 @@ BatchState = Literal[
 FileKind = Literal["output", "error"]
 FILES: tuple[FileKind, ...] = ("output", "error")
 ENDS = ("failed", "completed", "expired", "cancelled")
-_JSON = ("metadata", "errors")
-_COUNTED = {"id", "times", "row", "offset", "taken", "completed", "failed"}
+_JSON = ("asked", "metadata", "errors")
+_TOKENS = ("input_tokens", "cached_tokens", "output_tokens")
+_COUNTED = {"id", "times", "row", "offset", "taken", "completed", "failed", *_TOKENS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +48,18 @@ class Batch:
     taken: int = 0  # rows whose lines are written
     completed: int = 0
     failed: int = 0
+    input_tokens: int = 0  # of those that are completed
+    cached_tokens: int = 0
+    output_tokens: int = 0
+    asked: dict[str, list[int]] = field(default_factory=dict)  # model -> fed rows, their tokens, most of their answers
     metadata: dict[str, str] = field(default_factory=dict)
     errors: list[dict[str, Any]] = field(default_factory=list)
     times: dict[str, int] = field(default_factory=dict)  # state -> since when
+
+    @property
+    def is_dry(self) -> bool:
+        """Its lines are looked at, and none is answered."""
+        return self.metadata.get("dry_run") == "true"
 
     def file(self, kind: FileKind) -> str:
         """The id of the file with its answers, or its errors."""
@@ -108,9 +118,12 @@ class Batches:
         ends = "1" if to in ENDS else ""
         return bool(self._of(batch.id).run("move_batch", batch.id, batch.state, to, ends, *_flat(told)))
 
-    def fed(self, batch: Batch, row: int, offset: int, errors: Sequence[str]) -> bool:
-        """Rows before this one are submitted, or ended as these errors; False: somebody was quicker."""
-        return bool(self._of(batch.id).run("feed_batch", batch.id, batch.row, row, offset, *errors))
+    def fed(
+        self, batch: Batch, row: int, offset: int, asked: Mapping[str, Sequence[int]], lines: Sequence[str]
+    ) -> bool:
+        """Rows before this one are submitted, or ended as these lines; False: somebody was quicker."""
+        told = (row, offset, json.dumps(asked))
+        return bool(self._of(batch.id).run("feed_batch", batch.id, batch.row, *told, *lines))
 
     def ended(self, batch: Batch, most: int) -> list[str]:
         """The first rows that have ended and whose lines are not written: job ids, or errors."""
@@ -118,10 +131,13 @@ class Batches:
         found: list[bytes] = part.ask(lambda: part.redis.lrange(keys.ended(part.tag, batch.id), 0, most - 1))
         return [one.decode() for one in found]
 
-    def collected(self, batch: Batch, count: int, segments: Sequence[str], completed: int, failed: int) -> bool:
-        """Their lines lie in these output and error segments; False: somebody was quicker."""
-        run = partial(self._of(batch.id).run, "collect_batch", batch.id, batch.taken, count)
-        return bool(run(*segments, completed, failed))
+    def collected(self, batch: Batch, segments: Sequence[str], rows: tuple[int, int], tokens: Sequence[int]) -> bool:
+        """So many more rows are completed and failed, and their lines lie in these output and error segments.
+
+        With the tokens of the completed ones: input, cached, output. False: somebody was quicker.
+        """
+        run = partial(self._of(batch.id).run, "collect_batch", batch.id, batch.taken, sum(rows))
+        return bool(run(*segments, *rows, *tokens))
 
     def segments(self, batch: Batch, kind: FileKind) -> list[str]:
         """Where its written lines lie, in order."""

@@ -99,7 +99,7 @@ end
 
 -- Everything that happens when a job is over, except its last item.
 local function finish(jid, state, at)
-  local job = fields(jid, 'state', 'model', 'cls', 'share', 'worker', 'charge', 'weight', 'prompt_tokens', 'ntok',
+  local job = fields(jid, 'state', 'model', 'cls', 'share', 'worker', 'charge', 'weight', 'prompt_tokens', 'cost', 'ntok',
     'keep_s', 'fe', 'nblobs', 'parent')
   local model = job.model
   if job.state == 'queued' then leave(jid, job) end
@@ -117,8 +117,12 @@ local function finish(jid, state, at)
   redis.call('ZREM', p .. 'un', jid)
   redis.call('HSET', p .. 'j:' .. jid, 'state', state, 'ended', stamp(at))
   if state == 'done' then
-    redis.call('HINCRBY', p .. 'st:' .. model, 'jobs', 1)
-    redis.call('HINCRBY', p .. 'st:' .. model, 'tokens', job.ntok)
+    local st = p .. 'st:' .. model
+    redis.call('HINCRBY', st, 'jobs', 1)
+    redis.call('HINCRBY', st, 'tokens', job.ntok)
+    local lately = redis.call('HMGET', st, 'spent', 'allowed') -- by about the last hundred
+    redis.call('HSET', st, 'spent', 0.99 * (lately[1] or 0) + job.ntok,
+      'allowed', 0.99 * (lately[2] or 0) + job.cost - job.prompt_tokens)
   end
   redis.call('EXPIRE', p .. 'j:' .. jid, job.keep_s)
   redis.call('EXPIRE', p .. 't:' .. jid, job.keep_s)

@@ -10,7 +10,7 @@ p b:<jid>:<n>            string large bodies
 p u:<model>:<cls>        zset   share -> score, of those with waiting jobs
 p l:<model>:<cls>:<share> list  waiting job ids; resumed and priority ones at the head
 p sc:<model>             zset   share -> score, of all lately served: the truth
-p st:<model>             hash   ready:<cls> waiting jobs, vt virtual time, jobs done and their tokens
+p st:<model>             hash   ready:<cls> waiting jobs, vt virtual time, jobs done, tokens, spent and allowed lately
 p ct:<model>             hash   the workers' counters
 p models                 set    models that ever had a job
 p workers                zset   wid -> last beat (Redis TIME)

@@ -24,6 +24,7 @@ from common.ledger.replies import (
     EmitReply,
     KnownJobError,
     Once,
+    Pace,
     Place,
     Record,
     Ring,
@@ -313,6 +314,13 @@ class Ledger:
         part = self._first
         found: dict[bytes, bytes] = part.ask(lambda: part.redis.hgetall(keys.counters(part.tag, model)))
         return {name.decode(): float(value) for name, value in found.items()}
+
+    def pace(self, model: str) -> Pace:
+        """How quick a model is."""
+        names, counted = ("jobs", "tokens", "spent", "allowed"), self.counters(model)
+        found = self._all(lambda part: part.redis.hmget(keys.stats(part.tag, model), names))
+        workers = sum(worker.model == model for worker in self.workers())
+        return wire.pace(workers, sum(self.waiting(model).values()), found, counted)
 
     def memory_fraction(self) -> float:
         """The fullest partition's used_memory ÷ maxmemory; 0 without a limit."""

@@ -120,6 +120,18 @@ class WorkerInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class Pace:
+    """How quick a model has been; None: not measured yet."""
+
+    workers: int
+    ahead: int  # jobs that wait
+    job_tokens: float | None  # of an answer
+    spent: float | None  # of the tokens that answers were allowed, lately
+    prompt_s: float | None  # a prompt token, on one worker
+    token_s: float | None  # another one, on one worker with full slots
+
+
+@dataclass(frozen=True, slots=True)
 class BeatReply:
     """What a worker hears when it beats."""
 

@@ -6,7 +6,19 @@ from typing import Literal, cast
 
 from common.errors import CancelledError, ExpiredError, InternalError, RateLimitError
 from common.jobs import CLASSES, Class, Delta, Entry, Failed, Job, decode_event
-from common.ledger.replies import BeatReply, Claim, Emission, EmitReply, Place, Record, Ring, State, Watched, WorkerInfo
+from common.ledger.replies import (
+    BeatReply,
+    Claim,
+    Emission,
+    EmitReply,
+    Pace,
+    Place,
+    Record,
+    Ring,
+    State,
+    Watched,
+    WorkerInfo,
+)
 
 Ids = Sequence[bytes]
 Counts = Sequence[bytes | None]
@@ -65,6 +77,23 @@ def record(found: Sequence[bytes | None], last: bytes | None) -> Record:
 def place(position: bytes, eta: bytes) -> Place:
     """Where a job waits."""
     return Place(int(position), float(eta) if eta else None)
+
+
+def pace(workers: int, waiting: int, stats: Sequence[Counts], counted: Mapping[str, float]) -> Pace:
+    """How quick a model is."""
+    jobs, tokens, spent, allowed = (sum(float(value or 0) for value in column) for column in zip(*stats, strict=True))
+    return Pace(
+        workers,
+        waiting,
+        _ratio(tokens, jobs),
+        _ratio(spent, allowed),
+        _ratio(counted.get("prefill_s", 0), counted.get("prompt_tokens", 0)),
+        _ratio(counted.get("full_s", 0), counted.get("full_tokens", 0)),
+    )
+
+
+def _ratio(of: float, count: float) -> float | None:
+    return of / count if count else None
 
 
 def queue_full(eta: bytes) -> RateLimitError:

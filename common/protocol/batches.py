@@ -10,9 +10,11 @@ from common.errors import InvalidRequestError
 from common.protocol.base import Request, read_object
 from common.protocol.chat import ChatRequest
 from common.protocol.completions import CompletionRequest
+from common.protocol.schedule import Schedule
 from common.settings import Limits
 
 LINE_BYTES = 2**20
+DRY_RUN = "dry_run"  # of a batch's metadata: "true": its lines are looked at, and none is answered
 KINDS: dict[str, type[ChatRequest | CompletionRequest]] = {
     "/v1/chat/completions": ChatRequest,
     "/v1/completions": CompletionRequest,
@@ -50,6 +52,28 @@ class BatchRequest(Request):
         if found is None or window_s(told) > _MOST_S:
             raise ValueError("it should be hours or days, as 24h or 7d, 30d at most")
         return told
+
+    def check(self) -> None:
+        """What the metadata that mean something here say. Raises InvalidRequestError."""
+        try:
+            Schedule.of(self.metadata)
+        except ValueError as error:
+            name, _, why = str(error).partition(": ")
+            raise InvalidRequestError(f"{name}: {why}", param=name) from None
+        if self.metadata.get(DRY_RUN, "false") not in {"true", "false"}:
+            raise InvalidRequestError(f"metadata.{DRY_RUN}: true or false.", param=f"metadata.{DRY_RUN}")
+
+    def spans(self, now: float) -> tuple[float, float]:
+        """When its rows may begin, and when it is over. Raises InvalidRequestError: never in between."""
+        schedule = Schedule.of(self.metadata)
+        expires = max(now, schedule.not_before) + window_s(self.completion_window)
+        opens = schedule.opens_at(now)
+        if opens - now > _MOST_S:
+            raise InvalidRequestError("metadata.not_before: 30 days ahead at most.", param="metadata.not_before")
+        if opens >= expires:
+            message = "completion_window: it is over before metadata.window opens."
+            raise InvalidRequestError(message, param="completion_window")
+        return opens, expires
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,44 +17,76 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ops.cli import preflight, prompts
 from ops.cli.client import FAILED, Service
 
-app = typer.Typer(help="Batches: submit, status, wait, fetch, cancel, ls.", no_args_is_help=True)
+app = typer.Typer(help="Batches: submit, estimate, status, wait, fetch, cancel, ls.", no_args_is_help=True)
 Id = Annotated[str, typer.Argument(help="As submit printed it.")]
 Json = Annotated[bool, typer.Option("--json", help="JSON instead of a line.")]
+Input = Annotated[Path, typer.Argument(help="JSONL of requests, CSV with a header, or a prompt on each line.")]
+Template = Annotated[str | None, typer.Option(help="Of a CSV's columns: 'Translate: {text}'.")]
+Named = Annotated[str | None, typer.Option(help="Not said: the service's first.")]
+Most = Annotated[int | None, typer.Option(min=1)]
+CancelToo = Annotated[bool, typer.Option("--cancel-on-interrupt", help="Ctrl-C cancels it.")]
 Out = Annotated[Path | None, typer.Option(help="Where the answers go: .jsonl or .csv; not said: JSONL on stdout.")]
 PARTLY, INTERRUPTED = 5, 130
 _ENDED = {"failed", "completed", "expired", "cancelled"}
 _LOOK_S, _LINE_S = 0.5, 10.0
+_SHOWN = 10  # refused lines
 
 
 @app.command()
 def submit(  # noqa: PLR0913  the options of a command
-    file: Annotated[Path, typer.Argument(help="JSONL of requests, CSV with a header, or a prompt on each line.")],
-    prompt_template: Annotated[str | None, typer.Option(help="Of a CSV's columns: 'Translate: {text}'.")] = None,
-    model: Annotated[str | None, typer.Option(help="Not said: the service's first.")] = None,
-    max_tokens: Annotated[int | None, typer.Option(min=1)] = None,
-    window: Annotated[str, typer.Option(help="When it must be done: 24h, 7d.")] = "24h",
-    out: Out = None,
+    file: Input,
     *,
+    prompt_template: Template = None,
+    model: Named = None,
+    max_tokens: Most = None,
+    window: Annotated[str, typer.Option(help="When it must be done: 24h, 7d.")] = "24h",
+    not_before: Annotated[str | None, typer.Option(help="When it may begin: 2030-01-31T22:00:00+01:00.")] = None,
+    daily: Annotated[str | None, typer.Option(help="When it may run: '22:00-06:00 Europe/Berlin'.")] = None,
+    out: Out = None,
     wait: Annotated[
         bool, typer.Option("--wait", help="Until it has ended; then fetch. Ctrl-C leaves it running.")
     ] = False,
+    cancel_on_interrupt: CancelToo = False,
     as_json: Json = False,
 ) -> None:
     """A new batch, whose id is printed: penstock batch submit prompts.txt --wait --out answers.csv."""
     service = _service()
-    shape = prompts.Shape(model, max_tokens, prompt_template)
-    with tempfile.TemporaryFile() as lines:
-        for line in prompts.lines(file, shape):
-            lines.write(f"{line}\n".encode())
-        lines.seek(0)
-        sent = service.upload("/files", lines, file.name, purpose="batch")
-    asked = {"input_file_id": sent["id"], "endpoint": prompts.endpoint(file), "completion_window": window}
-    batch = service.send("/batches", asked)
+    when = {"not_before": not_before, "window": daily}
+    asked = _uploaded(service, file, prompts.Shape(model, max_tokens, prompt_template))
+    batch = service.send("/batches", asked | {"completion_window": window, "metadata": _said(when)})
     if not wait:
         print(json.dumps(batch) if as_json else batch["id"])
         return
     print(batch["id"], file=sys.stderr)
-    _finish(service, batch["id"], out)
+    _finish(service, batch["id"], out, cancels=cancel_on_interrupt)
+
+
+@app.command()
+def estimate(
+    file: Input,
+    prompt_template: Template = None,
+    model: Named = None,
+    max_tokens: Most = None,
+    *,
+    as_json: Json = False,
+) -> None:
+    """What it would take, and which lines would be refused; nothing is submitted. 5 if some would be."""
+    service = _service()
+    asked = _uploaded(service, file, prompts.Shape(model, max_tokens, prompt_template))
+    batch = service.send("/batches", asked | {"completion_window": "24h", "metadata": {"dry_run": "true"}})
+    try:
+        batch = _watched(service, batch["id"])
+        refused = [json.loads(line) for line in _content(service, batch["error_file_id"])]
+    finally:
+        for name in ("input_file_id", "output_file_id", "error_file_id"):
+            if batch[name]:
+                service.delete(f"/files/{batch[name]}")
+    if as_json:
+        print(json.dumps(batch["x_estimate"] | {"lines": batch["request_counts"]["total"], "refused": refused}))
+    elif batch["status"] == "completed":
+        _tell(batch, refused)
+    _complain(batch)
+    raise typer.Exit(_exit(batch))
 
 
 @app.command()
@@ -66,9 +99,9 @@ def status(batch: Id, *, as_json: Json = False) -> None:
 
 
 @app.command()
-def wait(batch: Id, out: Out = None) -> None:
+def wait(batch: Id, out: Out = None, *, cancel_on_interrupt: CancelToo = False) -> None:
     """Until it has ended, then its answers; Ctrl-C leaves it running."""
-    _finish(_service(), batch, out)
+    _finish(_service(), batch, out, cancels=cancel_on_interrupt)
 
 
 @app.command()
@@ -100,15 +133,57 @@ def _service() -> Service:
     return Service(preflight.settings())
 
 
-def _finish(service: Service, batch_id: str, out: Path | None) -> None:
-    try:
-        batch = _watched(service, batch_id)
-    except KeyboardInterrupt:
-        print(f"\nIt goes on: penstock batch wait {batch_id}", file=sys.stderr)
-        raise typer.Exit(INTERRUPTED) from None
+def _uploaded(service: Service, file: Path, shape: prompts.Shape) -> dict[str, Any]:
+    """The file's requests, there; what a batch of them is to be told."""
+    with tempfile.TemporaryFile() as lines:
+        for line in prompts.lines(file, shape):
+            lines.write(f"{line}\n".encode())
+        lines.seek(0)
+        sent = service.upload("/files", lines, file.name, purpose="batch")
+    return {"input_file_id": sent["id"], "endpoint": prompts.endpoint(file)}
+
+
+def _said(options: dict[str, str | None]) -> dict[str, str]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _tell(batch: dict[str, Any], refused: list[dict[str, Any]]) -> None:
+    """An estimate, as people read it."""
+    told, lines = batch["x_estimate"], batch["request_counts"]["total"]
+    expected = "not known yet" if told["completion_tokens"] is None else f"about {told['completion_tokens']:.0f}"
+    print(f"lines       {lines}, {len(refused)} would be refused")
+    print(f"prompts     {told['prompt_tokens']} tokens")
+    print(f"answers     {expected}, at most {told['max_completion_tokens']} tokens")
+    print(f"time        {_time(told['seconds'])}, at most {_time(told['max_seconds'])}")
+    print(f"waits for   {_time(told['ahead_seconds'])} of other work")
+    for line in refused[:_SHOWN]:
+        print(f"{line['custom_id']}: {line['response']['body']['error']['message']}", file=sys.stderr)
+    if len(refused) > _SHOWN:
+        print(f"and {len(refused) - _SHOWN} more; --json tells all", file=sys.stderr)
+
+
+def _time(seconds: float | None) -> str:
+    """None: no model was busy enough so far to tell."""
+    return "not known yet" if seconds is None else str(timedelta(seconds=round(seconds)))
+
+
+def _complain(batch: dict[str, Any]) -> None:
+    """What is wrong with the file itself."""
     for error in (batch["errors"] or {"data": []})["data"]:
         where = f"line {error['line']}: " if error["line"] else ""
         print(f"{where}{error['message']}", file=sys.stderr)
+
+
+def _finish(service: Service, batch_id: str, out: Path | None, *, cancels: bool) -> None:
+    try:
+        batch = _watched(service, batch_id)
+    except KeyboardInterrupt:
+        if cancels:
+            service.post(f"/batches/{batch_id}/cancel")
+        else:
+            print(f"\nIt goes on: penstock batch wait {batch_id}", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED) from None
+    _complain(batch)
     _fetch(service, batch, out)
     raise typer.Exit(_exit(batch))
 
@@ -144,8 +219,8 @@ def _watched(service: Service, batch_id: str) -> dict[str, Any]:
 
 
 def _fetch(service: Service, batch: dict[str, Any], out: Path | None) -> None:
-    files = [batch[name] for name in ("output_file_id", "error_file_id") if batch[name]]
-    lines = (line for file in files for line in service.lines(f"/files/{file}/content"))
+    files = (batch["output_file_id"], batch["error_file_id"])
+    lines = (line for file in files for line in _content(service, file))
     if out is None:
         sys.stdout.writelines(f"{line}\n" for line in lines)
     elif out.suffix == ".csv":
@@ -153,6 +228,11 @@ def _fetch(service: Service, batch: dict[str, Any], out: Path | None) -> None:
     else:
         with out.open("w", encoding="utf-8") as file:
             file.writelines(f"{line}\n" for line in lines)
+
+
+def _content(service: Service, file_id: str | None) -> Iterable[str]:
+    """A file's lines, if there is one."""
+    return service.lines(f"/files/{file_id}/content") if file_id else ()
 
 
 def _write_table(out: Path, lines: Iterable[str]) -> None:

@@ -41,6 +41,11 @@ class Service:
         with self._refusals():
             return self._read(self._http.post(path, json=body))
 
+    def delete(self, path: str) -> Any:
+        """What is no longer there. Raises Refusal."""
+        with self._refusals():
+            return self._read(self._http.delete(path))
+
     def upload(self, path: str, file: BinaryIO, name: str, **fields: str) -> Any:
         """The same with a file. Raises Refusal."""
         with self._refusals():

@@ -278,7 +278,7 @@ def page() -> str:
         "**honoured**: it changes what happens. **refused**: a value that is not the default is a 400 that names it.",
         "**ignored, named**: the answer's header `x-ignored-params` lists it; a 400 with `PENSTOCK_STRICT_PARAMS=1`.",
         "Names that stand nowhere here are ignored and named as well. Wrong values of honoured fields are a 400,",
-        "and a top-level null means the default. The endpoints that are not here yet (Responses, embeddings, batches)",
+        "and a top-level null means the default. The endpoints that are not here yet (Responses, embeddings)",
         "answer 404.",
     ]
     for title, rows in PARTS.items():

@@ -119,3 +119,33 @@ def test_options_that_a_file_of_requests_cannot_obey_are_refused(penstock: Penst
     told = penstock("submit", str(tmp_path / "in.jsonl"), "--max-tokens", "5")
 
     assert (told.returncode, "whole requests" in told.stderr) == (2, True)
+
+
+def test_what_a_batch_would_take_is_told_and_nothing_is_submitted(penstock: Penstock, tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_text(f'from,note\n3,x\n4,"{"long " * 3000}"\n5,y\n')
+    asked = (str(tmp_path / "in.csv"), "--prompt-template", "{from} {note}", "--max-tokens", "7")
+    newest = json.loads(penstock("ls", "--json").stdout)["data"][0]["id"]
+
+    shown = penstock("estimate", *asked)
+    told = json.loads(penstock("estimate", *asked, "--json").stdout)
+    dry = json.loads(penstock("ls", "--json").stdout)["data"][0]
+    fetched = penstock("fetch", dry["id"])
+
+    assert shown.returncode == 5
+    assert "3, 1 would be refused" in shown.stdout
+    assert "at most 14 tokens" in shown.stdout
+    assert (told["lines"], told["prompt_tokens"], told["max_completion_tokens"]) == (3, 8, 14)
+    assert [line["custom_id"] for line in told["refused"]] == ["2"]
+    assert dry["id"] != newest
+    assert (dry["metadata"], dry["usage"]["output_tokens"]) == ({"dry_run": "true"}, 0)
+    assert fetched.returncode == 2  # nothing is left of it
+
+
+def test_a_batch_waits_for_its_time(penstock: Penstock, tmp_path: Path) -> None:
+    (tmp_path / "in.txt").write_text("count on: 7 \n")
+    batch = penstock("submit", str(tmp_path / "in.txt"), "--not-before", "2090-01-01T00:00:00Z")
+    never = penstock("submit", str(tmp_path / "in.txt"), "--daily", "22:00-06:00 Europe/Nowhere")
+
+    assert (batch.returncode, never.returncode) == (2, 2)
+    assert "30 days ahead" in batch.stderr
+    assert "Europe/Nowhere is no time zone" in never.stderr

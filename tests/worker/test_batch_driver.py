@@ -3,7 +3,9 @@
 import json
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import pytest
@@ -11,10 +13,9 @@ import pytest
 from common.errors import InvalidRequestError, NoWorkerError, RateLimitError
 from common.files import Files
 from common.identity import Principal
-from common.jobs import new_id
+from common.jobs import Job, new_id
 from common.ledger.batches import Batch, Batches
 from common.ledger.ledger import Ledger
-from common.protocol.batches import Line
 from common.settings import Settings
 from tests.api.hand import Hand
 from tests.builders import a_job
@@ -50,11 +51,24 @@ def batches(ledger: Ledger) -> Batches:
     return Batches(ledger)
 
 
-def a_driver(settings: Settings, ledger: Ledger, door: Any = None, holder: str = "one") -> Driver:
-    return Driver(settings, ledger, holder, door if door is not None else OpenDoor())
+DRIVERS: list[Driver] = []  # of the test that runs
 
 
-def begun(files: Files, batches: Batches, rows: int = ROWS, prompts: dict[int, str] | None = None) -> str:
+@pytest.fixture(autouse=True)
+def _drivers() -> Iterator[None]:
+    yield
+    while DRIVERS:
+        DRIVERS.pop().close()
+
+
+def a_driver(settings: Settings, ledger: Ledger, door: Any = None, holder: str = "one", **more: Any) -> Driver:
+    DRIVERS.append(Driver(settings, ledger, holder, door if door is not None else OpenDoor(), **more))
+    return DRIVERS[-1]
+
+
+def begun(
+    files: Files, batches: Batches, rows: int = ROWS, prompts: dict[int, str] | None = None, **metadata: str
+) -> str:
     """A batch whose file has so many rows."""
     with files.draft() as draft:
         for at in range(rows):
@@ -63,7 +77,7 @@ def begun(files: Files, batches: Batches, rows: int = ROWS, prompts: dict[int, s
             draft.write(json.dumps(line).encode() + b"\n")
         file = draft.keep(OWNER, "in", "batch")
     now = int(time.time())
-    batch = Batch(new_id(), OWNER, file.id, "/v1/completions", "24h", now, now + 3600)
+    batch = Batch(new_id(), OWNER, file.id, "/v1/completions", "24h", now, now + 3600, metadata=metadata)
     batches.put(batch, 9)
     return batch.id
 
@@ -225,8 +239,8 @@ def test_who_was_slower_neither_counts_rows_twice_nor_makes_a_file_shrink(
 
     files.grow(early, early.parts)
 
-    assert not batches.collected(slow, 10, ["x-1", ""], 10, 0)
-    assert not batches.fed(replace(slow, row=0), 64, 1, ["{}"])
+    assert not batches.collected(slow, ["x-1", ""], (10, 0), (1, 0, 1))
+    assert not batches.fed(replace(slow, row=0), 64, 1, {}, ["{}"])
     assert lines(files, batch) == Counter(map(str, range(ROWS)))
 
 
@@ -243,12 +257,89 @@ def test_only_so_many_batches_of_one_owner_are_open(ledger: Ledger, files: Files
     assert ledger.partition(OWNER) == 0
 
 
+def test_a_batch_waits_for_its_window_and_stops_where_it_closes(
+    settings: Settings, ledger: Ledger, files: Files, batches: Batches
+) -> None:
+    day = time.time() // 86_400 * 86_400 - 10 * 86_400  # no batch is late
+    hour = [21.9]
+    batch_id = begun(files, batches, 300, window="22:00-06:00 UTC", not_before=str(int(day)))
+    driver = a_driver(settings, ledger, clock=lambda: day + hour[0] * 3600)
+
+    until(driver, batches, batch_id, "in_progress")
+    driver()
+    early = told(batches, batch_id).row
+    hour[0] = 22
+    driver()
+    driver()
+    opened = told(batches, batch_id).row
+    work(ledger, 30)
+    driver()
+    later = told(batches, batch_id).row
+    hour[0] = 30
+    work(ledger, 200)
+    driver()
+    closed = told(batches, batch_id)
+    hour[0] = 46
+    for _ in range(5):
+        driver()
+        work(ledger, 300)
+
+    assert (early, opened) == (0, 64)  # so few that they end soon after the window
+    assert later == 64 + 30
+    assert (closed.row, closed.taken) == (later, later)
+    assert lines(files, until(driver, batches, batch_id, "completed")) == Counter(map(str, range(300)))
+
+
+def test_a_dry_run_looks_at_each_line_and_answers_none(
+    settings: Settings, ledger: Ledger, files: Files, batches: Batches
+) -> None:
+    batch_id = begun(files, batches, prompts={7: "no"}, dry_run="true", not_before=str(int(time.time()) + 3000))
+    driver = a_driver(settings, ledger)
+
+    batch = until(driver, batches, batch_id, "completed")
+
+    assert ledger.waiting("m")["batch"] == 0
+    assert lines(files, batch) == Counter(map(str, range(ROWS)))
+    assert (batch.completed, batch.failed) == (ROWS - 1, 1)
+    assert batch.asked == {"m": [ROWS - 1, 3 * (ROWS - 1), 10 * (ROWS - 1)]}
+    assert (batch.input_tokens, batch.output_tokens) == (0, 0)
+
+
+def test_what_a_batch_has_used_is_counted(settings: Settings, ledger: Ledger, files: Files, batches: Batches) -> None:
+    batch_id = begun(files, batches, 5, {2: "no"})
+    driver = a_driver(settings, ledger)
+    until(driver, batches, batch_id, "in_progress")
+    driver()
+    work(ledger)
+
+    batch = until(driver, batches, batch_id, "completed")
+
+    assert (batch.input_tokens, batch.cached_tokens, batch.output_tokens) == (4 * 3, 0, 4)
+    assert batch.asked == {"m": [4, 12, 40]}
+
+
+def test_a_file_with_answers_has_few_parts_however_slowly_they_come(
+    settings: Settings, ledger: Ledger, files: Files, batches: Batches
+) -> None:
+    batch_id = begun(files, batches, 600)
+    driver = a_driver(settings, ledger)
+    until(driver, batches, batch_id, "in_progress")
+    driver()
+    work(ledger, 400)
+    driver()
+    for _ in range(200):
+        work(ledger, 1)
+        driver()
+
+    batch = until(driver, batches, batch_id, "completed")
+
+    assert lines(files, batch) == Counter(map(str, range(600)))
+    assert len(batches.segments(batch, "output")) < 80
+
+
 def _die_in_mid_step(driver: Driver, ledger: Ledger, batch: Batch) -> None:
     """Twenty rows are submitted, and nobody writes that down."""
-    for row, (_, _, raw) in enumerate(driver._lines(batch)):
-        if row == 20:
-            return
-        body = json.loads(raw)
-        if body["body"]["prompt"] != "no":
-            job = driver._job(batch, row, Line(body["custom_id"], body["body"]))
-            ledger.submit(job, driver._settings.limits)
+    with driver._places(batch) as places:
+        for row in driver._rows.read(batch, islice(places, 20)):
+            if isinstance(row.job, Job):
+                ledger.submit(row.job, driver._settings.limits)

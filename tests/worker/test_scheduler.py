@@ -228,16 +228,27 @@ def test_the_pace_learns_what_a_prompt_token_costs() -> None:
     assert (pace.tokens_per_s, pace.prefill_tokens) == (None, 512)
 
     for _ in range(100):
-        pace.note(0.01, 0, 2)
-        pace.note(0.11, 100, 3)  # 1 ms a token
+        pace.note(0.01, 0, 2, 0.5)
+        pace.note(0.11, 100, 3, 0.5)  # 1 ms a token
 
     assert pace.prefill_tokens == 50
     assert pace.tokens_per_s is not None
     assert 27 < pace.tokens_per_s < 200
 
 
+def test_what_prompts_and_tokens_cost_is_told_apart_while_the_slots_are_full() -> None:
+    pace = Pace()
+    for _ in range(3):
+        pace.note(0.01, 0, 2, 0.3)  # too few to tell
+    pace.note(0.01, 0, 8, 1.0)
+
+    sums = pace.note(0.11, 100, 8, 0.9)
+
+    assert sums == {"prefill_s": pytest.approx(0.1), "full_s": pytest.approx(0.02), "full_tokens": 16}
+
+
 def test_a_step_that_read_and_said_nothing_teaches_nothing() -> None:
     pace = Pace()
-    pace.note(3.0, 0, 0)
+    pace.note(3.0, 0, 0, 0)
 
     assert (pace.tokens_per_s, pace.prefill_tokens) == (None, 512)

@@ -5,60 +5,55 @@ Ended rows stand in a list of the ledger until their lines are written; a part o
 in the same step that takes its rows off that list.
 """
 
-import hashlib
 import json
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from http import HTTPStatus
 from itertools import islice
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 
 from common import telemetry
-from common.door import admission
-from common.errors import ApiError, ExpiredError, InternalError, InvalidRequestError, StorageError, UnavailableError
+from common.errors import ApiError, InternalError, InvalidRequestError, StorageError, UnavailableError
 from common.files import File, Files
-from common.identity import Absent
-from common.jobs import Delta, Done, Event, Failed, Job
+from common.jobs import Delta, Done, Event, Failed, Job, Usage
 from common.ledger.batches import FILES, Batch, Batches, BatchState, FileKind
 from common.ledger.batches import PREFIX as BATCH
 from common.ledger.ledger import Ledger
-from common.protocol.batches import KINDS, LINE_BYTES, Line, read_line
-from common.protocol.chat import ChatRequest
-from common.protocol.completions import CompletionRequest
-from common.protocol.generation import Headers
+from common.protocol.batches import LINE_BYTES, read_line
+from common.protocol.schedule import Schedule
 from common.render.shapes import SHAPES
 from common.settings import Settings
+from worker.chores.rows import Door, Place, Row, Rows, row_id, told_line
 
 _LEASE_S = 15.0
 _SLICE_S = 1.0  # of one batch, before the next one's turn
 _FED, _TAKEN = 64, 500  # rows in one step
-_KEPT_S = 30 * 86_400
+_PARTS, _PART_S = 100, 5.0  # ended rows are written once they are a hundredth of all that are, or after so long
 _WHOLE_LOG = 10**6
 _MOST_ERRORS = 20  # of a file, that are told
+_USED = ("prompt_tokens", "cached_tokens", "completion_tokens")
 log = telemetry.logger("batches")
-
-
-class Door(Protocol):
-    """What turns a line into a job."""
-
-    def admit(self, ask: ChatRequest | CompletionRequest, who: Absent, headers: Headers) -> Job:
-        """Refuse it, or say what must be done."""
-
-    def close(self) -> None:
-        """Leave no child."""
 
 
 class Driver:
     """Goes from batch to batch and does what is next."""
 
-    def __init__(self, settings: Settings, ledger: Ledger, holder: str, door: Door | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        ledger: Ledger,
+        holder: str,
+        door: Door | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         """Without a door of another's, one is made when the first row comes: its children take memory."""
-        self._settings, self._ledger, self._holder = settings, ledger, holder
+        self._settings, self._ledger, self._holder, self._clock = settings, ledger, holder, clock
         self._batches = Batches(ledger)
         self._files = Files(settings, ledger.partitions[0])
+        self._rows = Rows(settings, ledger, door)
         self._stopped: set[str] = set()  # batches whose rows we have cancelled
-        self._door = door
+        self._written: dict[str, float] = {}  # batches that we drive -> when we last looked for what to write
 
     def __call__(self) -> None:
         """One round over all that are open and that nobody else drives."""
@@ -69,8 +64,7 @@ class Driver:
 
     def close(self) -> None:
         """Leave no child."""
-        if self._door is not None:
-            self._door.close()
+        self._rows.close()
 
     def _drive(self, batch_id: str) -> None:
         batch = self._batches.get(None, batch_id)
@@ -91,14 +85,14 @@ class Driver:
         """The whole file before anything is begun."""
         errors, seen, total = list[dict[str, Any]](), set[str](), 0
         try:
-            for number, _, raw in self._lines(batch):
-                total += 1
-                if total > self._settings.limits.batch_lines:
-                    raise InvalidRequestError(
-                        f"At most {self._settings.limits.batch_lines} lines.", code="too_many_lines"
-                    )
-                if (error := self._misread(batch, raw, seen)) is not None and len(errors) < _MOST_ERRORS:
-                    errors.append(_told(error, number))
+            with self._places(batch) as places:
+                for place in places:
+                    total += 1
+                    if total > self._settings.limits.batch_lines:
+                        message = f"At most {self._settings.limits.batch_lines} lines."
+                        raise InvalidRequestError(message, code="too_many_lines")
+                    if (error := self._misread(batch, place.raw, seen)) is not None and len(errors) < _MOST_ERRORS:
+                        errors.append(_told(error, place.number))
             if not total:
                 raise InvalidRequestError("The file has no line.", code="empty_file")
         except ApiError as error:
@@ -122,23 +116,24 @@ class Driver:
         seen.add(line.custom_id)
         return None
 
-    def _lines(self, batch: Batch, offset: int = 0) -> Iterator[tuple[int, int, bytes]]:
-        """Number, place behind it, and bytes of each line that says something."""
+    @contextmanager
+    def _places(self, batch: Batch) -> Iterator[Iterator[Place]]:
+        """The lines that say something, from the next one that is to be submitted."""
         with self._files.opened(batch.input_file) as file:
-            file.seek(offset)
-            yield from _lines(file, offset)
+            file.seek(batch.offset)
+            yield _places(file, batch)
 
     # in progress ---------------------------------------------------------------------------------------------------
     def _progress(self, batch: Batch) -> None:
         """Rows in, answers out, for a while."""
-        until, is_late = time.monotonic() + _SLICE_S, time.time() >= batch.expires
-        try:
-            while batch.row < batch.total and time.monotonic() < until:
-                if not self._feed(batch, is_late=is_late):
-                    return
-                batch = self._again(batch)
-        except UnavailableError as error:
-            log.warning("rows have to wait", batch=batch.id, why=error.message)
+        now = self._clock()
+        is_late = now >= batch.expires
+        if is_late or batch.is_dry or Schedule.of(batch.metadata).opens_at(now) <= now:
+            try:
+                self._feed(batch, is_late=is_late)
+            except UnavailableError as error:
+                log.warning("rows have to wait", batch=batch.id, why=error.message)
+        batch = self._again(batch)
         if is_late:
             self._cancel(batch)
         self._collect(batch)
@@ -153,58 +148,86 @@ class Driver:
         """As it stands by now."""
         return self._batches.get(None, batch.id) or batch
 
-    def _feed(self, batch: Batch, *, is_late: bool) -> bool:
-        """The next rows; False: somebody else was quicker. Raises UnavailableError: none can be taken now."""
-        errors, row, offset = list[str](), batch.row, batch.offset
-        for _, behind, raw in islice(self._lines(batch, batch.offset), _FED):
-            line = read_line(raw, batch.endpoint, self._settings.limits)
-            try:
-                if is_late:
-                    raise ExpiredError("The batch's time ran out before this line.", code="batch_expired")
-                self._ledger.submit(self._job(batch, row, line), self._settings.limits)
-            except UnavailableError:
-                raise
-            except ApiError as error:
-                if self._ledger.job(batch.owner, _row_id(batch, row)) is None:  # else it was taken before, unrecorded
-                    errors.append(_line(_row_id(batch, row), line.custom_id, error.status, error.body()))
-            row, offset = row + 1, behind
-        return self._batches.fed(batch, row, offset, errors)
+    def _feed(self, batch: Batch, *, is_late: bool) -> None:
+        """As many rows as there is time for. Raises UnavailableError: no more can be taken now."""
+        until, most = time.monotonic() + _SLICE_S, self._most_fed(batch, is_late=is_late)
+        if batch.row >= most:
+            return
+        with self._places(batch) as places:
+            while (some := list(islice(places, min(_FED, most - batch.row)))) and self._feed_some(
+                batch, some, is_late=is_late
+            ):
+                batch = self._again(batch)
+                if time.monotonic() >= until:
+                    return
 
-    def _job(self, batch: Batch, row: int, line: Line) -> Job:
-        """As for a request of its own, but for when and how long."""
-        if line.body.get("stream"):
-            raise InvalidRequestError("stream: a line is answered in one piece.", param="stream")
-        ask = KINDS[batch.endpoint].of(line.body, strict=self._settings.strict_params)
-        if self._door is None:
-            self._door = admission.Door(self._settings, self._ledger)
-        job = self._door.admit(ask, Absent(batch.owner, batch.weight), Headers())
-        return replace(
-            job,
-            id=_row_id(batch, row),
-            cls="batch",
-            priority=False,
-            keep_s=_KEPT_S,
-            end_s=max(1, batch.expires - int(time.time())),
-            on_disconnect="finish",
-            parent=batch.id,
-            custom_id=line.custom_id,
-        )
+    def _most_fed(self, batch: Batch, *, is_late: bool) -> int:
+        """The row up to which may be fed now: what has begun when a window closes is ended, so it must be little."""
+        if is_late or batch.is_dry or Schedule.of(batch.metadata).window is None:
+            return batch.total
+        slots = sum(worker.slots for worker in self._ledger.workers())
+        ended = batch.taken + len(self._batches.ended(batch, _TAKEN))
+        return min(batch.total, ended + slots + _FED)
+
+    def _feed_some(self, batch: Batch, places: Sequence[Place], *, is_late: bool) -> bool:
+        """These rows; False: somebody else was quicker. Raises UnavailableError."""
+        lines, asked = list[str](), {model: list(sums) for model, sums in batch.asked.items()}
+        for row in self._rows.read(batch, places, is_late=is_late):
+            job = row.job if isinstance(row.job, ApiError) else self._submitted(batch, row.job)
+            if isinstance(job, Job):
+                sums = asked.setdefault(job.model, [0, 0, 0])
+                asked[job.model] = [sums[0] + 1, sums[1] + job.prompt_tokens, sums[2] + job.cost - job.prompt_tokens]
+            if (line := self._line_at_once(batch, row, job)) is not None:
+                lines.append(line)
+        last = places[-1]
+        return self._batches.fed(batch, last.row + 1, last.behind, asked, lines)
+
+    def _submitted(self, batch: Batch, job: Job) -> Job | ApiError:
+        """The job, or why it cannot wait. Raises UnavailableError."""
+        try:
+            if not batch.is_dry:
+                self._ledger.submit(job, self._settings.limits)
+        except UnavailableError:
+            raise
+        except ApiError as error:
+            return error
+        return job
+
+    def _line_at_once(self, batch: Batch, row: Row, job: Job | ApiError) -> str | None:
+        """Of a row that nobody works on; None: somebody does."""
+        name = row_id(batch, row.place.row)
+        if isinstance(job, Job):
+            return told_line(name, row.line.custom_id, HTTPStatus.OK, _estimate(job)) if batch.is_dry else None
+        if self._ledger.job(batch.owner, name) is not None:  # it was taken before, unrecorded
+            return None
+        return told_line(name, row.line.custom_id, job.status, job.body())
 
     # answers -------------------------------------------------------------------------------------------------------
-    def _collect(self, batch: Batch) -> int:
-        """Write the lines of rows that have ended; how many."""
+    def _collect(self, batch: Batch, *, at_once: bool = False) -> None:
+        """Write the lines of rows that have ended, once they are enough for a part of a file."""
         ended = self._batches.ended(batch, _TAKEN)
-        if not ended:
-            return 0
-        lines = [self._answer(batch, one) for one in ended]
-        outputs, errors = ([line for line, is_good in lines if is_good == wanted] for wanted in (True, False))
+        if not ended or not (at_once or self._are_enough(batch, len(ended))):
+            return
+        answers = [self._answer(batch, one) for one in ended]
+        outputs = [line for line, usage in answers if usage is not None]
+        errors = [line for line, usage in answers if usage is None]
         segments = [
             self._files.part(batch.file(kind), "".join(some).encode()) if some else ""
             for kind, some in zip(FILES, (outputs, errors), strict=True)
         ]
-        if self._batches.collected(batch, len(ended), segments, len(outputs), len(errors)):
+        used = [usage for _, usage in answers if usage is not None]
+        tokens = [sum(getattr(usage, name) for usage in used) for name in _USED]
+        if self._batches.collected(batch, segments, (len(outputs), len(errors)), tokens):
             self._show(batch)
-        return len(ended)
+
+    def _are_enough(self, batch: Batch, count: int) -> bool:
+        """Few parts in the end, and nobody who looks on has to wait for long."""
+        now = time.monotonic()
+        is_due = now - self._written.setdefault(batch.id, now) >= _PART_S
+        if is_due or count >= _TAKEN or _PARTS * count >= batch.taken or batch.taken + count >= batch.total:
+            self._written[batch.id] = now
+            return True
+        return False
 
     def _show(self, batch: Batch) -> None:
         """The files say what they hold by now."""
@@ -219,25 +242,26 @@ class Driver:
         name = f"{BATCH}{batch.id}_{kind}.jsonl"
         return File(batch.file(kind), batch.owner, name, "batch_output", 0, created, expires)
 
-    def _answer(self, batch: Batch, ended: str) -> tuple[str, bool]:
-        """The line of a row, and whether it is an answer."""
+    def _answer(self, batch: Batch, ended: str) -> tuple[str, Usage | None]:
+        """The line of a row, and what an answer has used; None: it is an error."""
         if ended.startswith("{"):
-            return ended + "\n", False
+            return ended + "\n", Usage(0, 0) if batch.is_dry and _is_good(ended) else None
         job, watched = self._ledger.job(batch.owner, ended), self._ledger.read(batch.owner, ended, 0, _WHOLE_LOG)
         if job is None or watched is None:
             lost = InternalError("The storage has lost this line's answer.")
-            return _line(ended, "", lost.status, lost.body()) + "\n", False
-        status, told = _result(job, [entry.event for entry in watched.entries])
-        return _line(ended, job.custom_id, status, told) + "\n", status == HTTPStatus.OK
+            return told_line(ended, "", lost.status, lost.body()) + "\n", None
+        status, told, usage = _result(job, [entry.event for entry in watched.entries])
+        return told_line(ended, job.custom_id, status, told) + "\n", usage
 
     # ends ----------------------------------------------------------------------------------------------------------
     def _wind_up(self, batch: Batch, end: BatchState) -> None:
         """Cancel what was fed and has not ended; write what has; then it is over."""
         if self._is_half_fed(batch):
-            self._feed(batch, is_late=False)
+            with self._places(batch) as places:
+                self._feed_some(batch, list(islice(places, _FED)), is_late=False)
             batch = self._again(batch)
         self._cancel(batch)
-        self._collect(batch)
+        self._collect(batch, at_once=True)
         batch = self._again(batch)
         if batch.taken >= batch.row:
             self._end(batch, end)
@@ -245,55 +269,52 @@ class Driver:
     def _is_half_fed(self, batch: Batch) -> bool:
         """Whether rows were submitted of which no step tells: whoever did it has died, or the cancel was quicker."""
         rows = range(batch.row, min(batch.total, batch.row + _FED))
-        return any(self._ledger.job(batch.owner, _row_id(batch, row)) is not None for row in rows)
+        return any(self._ledger.job(batch.owner, row_id(batch, row)) is not None for row in rows)
 
     def _cancel(self, batch: Batch) -> None:
         """All that was fed, once while we drive it."""
         if batch.id not in self._stopped:
             for row in range(batch.row):
-                self._ledger.cancel(batch.owner, _row_id(batch, row))
+                self._ledger.cancel(batch.owner, row_id(batch, row))
             self._stopped.add(batch.id)
 
     def _end(self, batch: Batch, end: BatchState) -> None:
         self._stopped.discard(batch.id)
+        self._written.pop(batch.id, None)
         self._show(batch)
         self._batches.move(batch, end)
         log.info("batch ended", batch=batch.id, state=end, completed=batch.completed, failed=batch.failed)
 
 
-def _lines(file: BinaryIO, offset: int) -> Iterator[tuple[int, int, bytes]]:
-    number = 0
+def _places(file: BinaryIO, batch: Batch) -> Iterator[Place]:
+    number, row, offset = 0, batch.row, batch.offset
     while raw := file.readline(LINE_BYTES + 2):
         number += 1
         offset += len(raw)
         if raw.strip():
-            yield number, offset, raw.rstrip(b"\r\n")
-
-
-def _digest(*parts: str | int) -> str:
-    return hashlib.blake2b("\0".join(map(str, parts)).encode(), digest_size=16).hexdigest()
-
-
-def _row_id(batch: Batch, row: int) -> str:
-    """The same whenever it is asked."""
-    return f"{_digest(batch.id, row)}{batch.id[-2:]}"
+            yield Place(row, number, offset, raw.rstrip(b"\r\n"))
+            row += 1
 
 
 def _told(error: ApiError, line: int | None) -> dict[str, Any]:
     return {"code": error.actual_code, "message": error.message, "param": error.param, "line": line}
 
 
-def _line(row_id: str, custom_id: str, status: int, body: dict[str, Any]) -> str:
-    response = {"status_code": status, "request_id": row_id, "body": body}
-    told = {"id": f"batch_req_{row_id}", "custom_id": custom_id, "response": response, "error": None}
-    return json.dumps(told, ensure_ascii=False)
+def _estimate(job: Job) -> dict[str, Any]:
+    """What is known of a row before it is answered."""
+    most = job.cost - job.prompt_tokens
+    return {"object": "estimate", "model": job.model, "prompt_tokens": job.prompt_tokens, "max_completion_tokens": most}
 
 
-def _result(job: Job, events: Sequence[Event]) -> tuple[int, dict[str, Any]]:
+def _is_good(line: str) -> bool:
+    return bool(json.loads(line)["response"]["status_code"] == HTTPStatus.OK)
+
+
+def _result(job: Job, events: Sequence[Event]) -> tuple[int, dict[str, Any], Usage | None]:
     end = events[-1] if events else None
     if isinstance(end, Failed):
-        return end.status, end.body()
+        return end.status, end.body(), None
     if not isinstance(end, Done):
         raise StorageError("The log of an ended row has no end.")
     deltas = (event for event in events if isinstance(event, Delta))
-    return HTTPStatus.OK, SHAPES[job.reply.kind].whole(job, deltas, end.usage)
+    return HTTPStatus.OK, SHAPES[job.reply.kind].whole(job, deltas, end.usage), end.usage

@@ -251,7 +251,8 @@ class Engine:
 
     def _count(self, feeds: Feeds, generated: float, seconds: float) -> None:
         prefilled = sum(len(feed.tokens) for feed in entering(feeds).values())
-        self._pace.note(seconds, prefilled, int(self.counters["generation_tokens"] - generated))
+        said = int(self.counters["generation_tokens"] - generated)
+        self.counters |= self._pace.note(seconds, prefilled, said, len(feeds) / self._model.slots)
         self.counters["steps"] += bool(feeds)
         self.counters["prefilled_tokens"] += prefilled
         self.counters["preemptions"] = self._scheduler.parked

@@ -15,6 +15,7 @@ from worker.engine.work import Work
 _PREFILL_S = 0.05  # reading prompts may make running sequences wait so long in one step
 _FIRST_TOKENS = 512  # prompt tokens of a step before we know what they cost
 _LEAST_TOKENS = 16  # of a step, however slow they are
+_FULL = 0.9  # of the slots: as many as batches can fill
 _FEW = 4  # sequences: with more, each token of a step costs as much as the next
 _GUESSED = 7  # tokens at most
 _AHEAD = 64  # tokens of an answer for which there must be blocks when a sequence enters
@@ -253,6 +254,7 @@ class Pace:
         self._decode_s = 0.0  # a step that read no prompt
         self._prefill_s: float | None = None  # a prompt token
         self._most: int | None = None  # prompt tokens, while memory is short
+        self._sums = {"prefill_s": 0.0, "full_s": 0.0, "full_tokens": 0.0}
 
     @property
     def prefill_tokens(self) -> int:
@@ -268,14 +270,20 @@ class Pace:
         """It no longer is, perhaps."""
         self._most = None
 
-    def note(self, seconds: float, prefilled: int, generated: int) -> None:
-        """A step took so long for so many prompt tokens and new tokens."""
+    def note(self, seconds: float, prefilled: int, generated: int, full: float) -> dict[str, float]:
+        """A step took so long for so many prompt and new tokens, with so much of the slots in use; the sums so far."""
         if generated:
             self.tokens_per_s = _mean(self.tokens_per_s, generated / seconds)
+        reading = max(1e-6, seconds - self._decode_s) if prefilled else 0.0
         if prefilled:
-            self._prefill_s = _mean(self._prefill_s, max(1e-6, (seconds - self._decode_s) / prefilled))
+            self._prefill_s = _mean(self._prefill_s, reading / prefilled)
         elif generated:
             self._decode_s = _mean(self._decode_s or None, seconds)
+        self._sums["prefill_s"] += reading
+        if full >= _FULL:
+            self._sums["full_s"] += seconds - reading
+            self._sums["full_tokens"] += generated
+        return self._sums
 
 
 def _mean(mean: float | None, newest: float) -> float:
