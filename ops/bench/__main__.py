@@ -14,6 +14,7 @@ PARTS = (
     "transport",
     "order",
     "overload",
+    "batches",
     "peers",
     "whole",
     "schemas",
