@@ -35,7 +35,7 @@ compose-test: ## one answer through the stack of docker-compose.yml
 	@ops/docker/compose-test.sh
 
 chaos: $(READY) $(NATIVE) ## N faults against the whole house: SEED=… repeats them, M=demo takes the bundled model
-	@$(PY) -m tests.chaos $(if $(N),--faults $(N)) $(if $(SEED),--seed $(SEED)) $(if $(M),--model $(M)) $(if $(MINUTES),--minutes $(MINUTES))
+	@$(PY) -m tests.chaos $(if $(N),--faults $(N)) $(if $(SEED),--seed $(SEED)) $(if $(M),--model $(M)) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(ROWS),--rows $(ROWS))
 
 bench: $(READY) $(NATIVE) ## the figures, as a table and in build/bench.json
 	@GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(PY) -m ops.bench # as in a worker, for ours and for others

@@ -112,11 +112,15 @@ class Intake:
 def claimable(room: Room, waiting: Mapping[Class, int]) -> Sequence[Class]:
     """The classes a worker may claim from: all with a free slot, else those above the lowest that runs.
 
-    Without a free slot a class that still has a claimed job in front of the slots gets nothing more.
+    Without a free slot a class that still has a claimed job in front of the slots gets nothing more. Where only the
+    lowest class wants anything, and much of it, its jobs are claimed for the slots that will be free soon.
     """
     if room.free > 0:
         return CLASSES
     above = CLASSES[: CLASSES.index(room.lowest)] if room.lowest else ()
+    *higher, lowest = CLASSES
+    if room.lowest == lowest and not any(map(waiting.get, higher)) and waiting.get(lowest, 0) > room.slots:
+        return (lowest,) if room.free > -room.soon else ()
     return tuple(cls for cls in above if cls not in room.entering and waiting.get(cls))
 
 

@@ -1,11 +1,13 @@
 """``make chaos N=1000``: faults drawn from a seed against the whole house; ``build/chaos.json`` and a table.
 
 ``SEED=…`` repeats a run. ``M=demo`` serves the bundled model instead of the one that counts. ``MINUTES=30`` holds 500
-slow streams open so long, with a fault each minute, and tells how much the processes that nothing hit have grown. Exit
-status 1 when anything was lost, doubled, left out, repeated or changed.
+slow streams open so long, with a fault each minute, and tells how much the processes that nothing hit have grown.
+``ROWS=5000`` kills a process every second or so while a batch of so many rows runs. Exit status 1 when anything was
+lost, doubled, left out, repeated or changed.
 """
 
 import argparse
+import json
 import random
 import signal
 import sys
@@ -15,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from common.settings import REPOSITORY
+from tests.chaos import batch
 from tests.chaos.faults import KINDS, STEADY
 from tests.chaos.history import fixed
 from tests.chaos.house import DEMO, SLOW, Size
@@ -27,6 +30,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make chaos", description=__doc__)
     parser.add_argument("--faults", type=int, default=100)
     parser.add_argument("--minutes", type=int, default=0)
+    parser.add_argument("--rows", type=int, default=0)
     parser.add_argument("--model", choices=("counting", "demo"), default="counting")
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     parser.add_argument("--clients", type=int, default=16)
@@ -44,11 +48,15 @@ def main() -> int:
         kinds = tuple(kind for kind in told.only if kind in STEADY)
         order = replace(order, faults=told.minutes - 1, every_s=60.0, spared=1, clients=500, kinds=kinds, toml=SLOW)
         order = replace(order, deadline_s=900.0)  # their answers take minutes
+    stop = threading.Event()
+    signal.signal(signal.SIGINT, lambda *_: stop.set())  # then what was found so far is told
     with tempfile.TemporaryDirectory() as folder:
         place = told.keep or Path(folder)
         place.mkdir(parents=True, exist_ok=True)
-        stop = threading.Event()
-        signal.signal(signal.SIGINT, lambda *_: stop.set())  # then what was found so far is told
+        if told.rows:
+            outcome = batch.killed(place, told.rows, told.seed, stop, _say)
+            _say(json.dumps(outcome.told()))
+            return 0 if outcome.is_good() else 1
         report = run(order, place, _say, answers, stop)
     report.write(told.out)
     _say(report.table())

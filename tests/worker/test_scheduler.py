@@ -24,7 +24,7 @@ class _Desk:
         job = a_job(cls=cls, n=n, prompts=((1,) * prompt,))
         work = work_of(a_claim(job, attempts=attempts), len(self.works), Bounds(_MUCH, ()))
         self.works[name] = work
-        self.scheduler.add(work)
+        self.scheduler.add(work, 0.0)
 
     def remove(self, name: str) -> None:
         self.scheduler.remove(self.works[name].claim.job.id)
@@ -170,22 +170,26 @@ def test_jobs_that_have_been_parked_for_long_can_be_named() -> None:
     assert desk.scheduler.parked_before(10.0) == [desk.works["b"]]
     desk.admit()
     assert desk.scheduler.parked_before(99.0) == []
+    desk.add("c", "batch")  # there before its slot
+    desk.add("d", "normal")
+    assert desk.scheduler.parked_before(99.0) == [desk.works["c"]]
 
 
 def test_the_room_says_what_is_left_and_for_whom() -> None:
     desk = _Desk(4)
-    assert desk.scheduler.room() == Room(4, 4, frozenset(), None)
+    assert desk.scheduler.room(None) == Room(4, 4, frozenset(), None)
 
     desk.add("n", "normal")
     desk.add("b", "batch", n=2)
     desk.admit()
     desk.add("i", "interactive", n=3)
 
-    assert desk.scheduler.room() == Room(4, -2, frozenset({"interactive"}), "batch")
+    assert desk.scheduler.room(None) == Room(4, -2, frozenset({"interactive"}), "batch")
     desk.remove("b")
-    assert desk.scheduler.room() == Room(4, 0, frozenset({"interactive"}), "normal")
+    assert desk.scheduler.room(None) == Room(4, 0, frozenset({"interactive"}), "normal")
     desk.admit()
-    assert desk.scheduler.room() == Room(4, 0, frozenset(), "normal")
+    assert desk.scheduler.room(None) == Room(4, 0, frozenset(), "normal")
+    assert [desk.scheduler.room(ends).soon for ends in (5.0, 40.0, 9999.0)] == [0, 2, 4]
 
 
 def test_where_memory_is_short_fewer_run_until_nothing_is_left_to_do() -> None:
@@ -199,7 +203,7 @@ def test_where_memory_is_short_fewer_run_until_nothing_is_left_to_do() -> None:
     desk.scheduler.shrink(0.0)
 
     assert (desk.running, desk.admit()) == (["n", "b1", "b1"], [])
-    assert desk.scheduler.room().free == -1
+    assert desk.scheduler.room(None).free == -1
     desk.scheduler.shrink(0.0)
     desk.scheduler.shrink(0.0)  # who is alone stays
     assert (desk.running, desk.admit(), desk.scheduler.parked) == (["n"], [], 2)
@@ -207,7 +211,7 @@ def test_where_memory_is_short_fewer_run_until_nothing_is_left_to_do() -> None:
     assert [desk.admit() for _ in range(2)] == [["b1"], []]
     for name in ("b1", "b2"):
         desk.remove(name)
-    assert desk.scheduler.room() == Room(4, 4, frozenset(), None)
+    assert desk.scheduler.room(None) == Room(4, 4, frozenset(), None)
 
 
 def test_the_pace_shrinks_and_recovers() -> None:
@@ -228,8 +232,8 @@ def test_the_pace_learns_what_a_prompt_token_costs() -> None:
     assert (pace.tokens_per_s, pace.prefill_tokens) == (None, 512)
 
     for _ in range(100):
-        pace.note(0.01, 0, 2, 0.5)
-        pace.note(0.11, 100, 3, 0.5)  # 1 ms a token
+        pace.note(0.01, (0, 2, 0), 0.5)
+        pace.note(0.11, (100, 3, 0), 0.5)  # 1 ms a token
 
     assert pace.prefill_tokens == 50
     assert pace.tokens_per_s is not None
@@ -239,16 +243,16 @@ def test_the_pace_learns_what_a_prompt_token_costs() -> None:
 def test_what_prompts_and_tokens_cost_is_told_apart_while_the_slots_are_full() -> None:
     pace = Pace()
     for _ in range(3):
-        pace.note(0.01, 0, 2, 0.3)  # too few to tell
-    pace.note(0.01, 0, 8, 1.0)
+        pace.note(0.01, (0, 2, 0), 0.3)  # too few to tell
+    pace.note(0.01, (0, 8, 1), 1.0)
 
-    sums = pace.note(0.11, 100, 8, 0.9)
+    sums = pace.note(0.11, (100, 8, 0), 0.9)
 
     assert sums == {"prefill_s": pytest.approx(0.1), "full_s": pytest.approx(0.02), "full_tokens": 16}
 
 
 def test_a_step_that_read_and_said_nothing_teaches_nothing() -> None:
     pace = Pace()
-    pace.note(3.0, 0, 0, 0)
+    pace.note(3.0, (0, 0, 0), 0)
 
     assert (pace.tokens_per_s, pace.prefill_tokens) == (None, 512)

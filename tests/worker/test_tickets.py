@@ -52,8 +52,8 @@ def awake(settings: Settings, worker: Replica) -> Iterator[Waker]:
         waker.stop()
 
 
-def _room(free: int, lowest: Class | None = None, entering: Sequence[Class] = ()) -> Room:
-    return Room(4, free, frozenset(entering), lowest)
+def _room(free: int, lowest: Class | None = None, entering: Sequence[Class] = (), soon: int = 0) -> Room:
+    return Room(4, free, frozenset(entering), lowest, soon)
 
 
 ALL_WAIT: dict[Class, int] = dict.fromkeys(CLASSES, 1)
@@ -73,6 +73,13 @@ ALL_WAIT: dict[Class, int] = dict.fromkeys(CLASSES, 1)
         (_room(-3, "batch", ["interactive"]), ALL_WAIT, ("normal",)),
         (_room(-3, "batch", ["interactive", "normal"]), ALL_WAIT, ()),
         (_room(0), ALL_WAIT, ()),
+        (_room(0, "batch", soon=2), {"batch": 5}, ("batch",)),
+        (_room(-1, "batch", ["batch"], 2), {"batch": 5}, ("batch",)),
+        (_room(-2, "batch", soon=2), {"batch": 5}, ()),
+        (_room(0, "batch", soon=2), {"batch": 4}, ()),  # others may want them
+        (_room(0, "batch", soon=2), {"normal": 1, "batch": 5}, ("normal",)),
+        (_room(0, "batch", ["normal"], soon=2), {"normal": 1, "batch": 5}, ()),
+        (_room(0, "normal", soon=2), {"normal": 9, "batch": 9}, ()),
     ],
 )
 def test_a_worker_claims_what_it_has_room_for(room: Room, waiting: dict[Class, int], classes: Sequence[Class]) -> None:

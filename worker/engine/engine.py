@@ -93,7 +93,7 @@ class Engine:
             self._forget(claim.job.id)
             self._arrivals += 1
             work = work_of(claim, self._arrivals, self._model.bounds, row)
-            self._scheduler.add(work)
+            self._scheduler.add(work, time.monotonic())
             self.counters["prompt_tokens"] += claim.job.prompt_tokens
             if self._began is None:
                 self._began = time.monotonic()
@@ -147,7 +147,7 @@ class Engine:
     def room(self) -> Room:
         """What is left, and for whom."""
         with self._changed:
-            return self._scheduler.room()
+            return self._scheduler.room(self._pace.ends_per_s)
 
     def gauges(self) -> dict[str, int]:
         """What is in use."""
@@ -251,8 +251,8 @@ class Engine:
 
     def _count(self, feeds: Feeds, generated: float, seconds: float) -> None:
         prefilled = sum(len(feed.tokens) for feed in entering(feeds).values())
-        said = int(self.counters["generation_tokens"] - generated)
-        self.counters |= self._pace.note(seconds, prefilled, said, len(feeds) / self._model.slots)
+        said, ended = int(self.counters["generation_tokens"] - generated), sum(one.slot is None for one in feeds)
+        self.counters |= self._pace.note(seconds, (prefilled, said, ended), len(feeds) / self._model.slots)
         self.counters["steps"] += bool(feeds)
         self.counters["prefilled_tokens"] += prefilled
         self.counters["preemptions"] = self._scheduler.parked

@@ -20,6 +20,7 @@ _FEW = 4  # sequences: with more, each token of a step costs as much as the next
 _GUESSED = 7  # tokens at most
 _AHEAD = 64  # tokens of an answer for which there must be blocks when a sequence enters
 _WEIGHT = 0.1  # of the newest step in a moving mean
+_CLAIM_S = 0.05  # from the end of a job to the first step of the one that is claimed for its slot
 _RANK = {cls: rank for rank, cls in enumerate(CLASSES)}
 
 
@@ -31,6 +32,7 @@ class Room:
     free: int  # after all claimed jobs have theirs; below 0 when they cannot
     entering: frozenset[Class]  # classes with a claimed job that is not wholly in
     lowest: Class | None  # of those that run
+    soon: int = 0  # slots that will be free by the time that a claim for them is here
 
 
 class Scheduler:
@@ -66,8 +68,9 @@ class Scheduler:
         """The same in the order of their jobs."""
         return sorted(some, key=lambda sequence: _turn(self._works[sequence.job_id]))
 
-    def add(self, work: Work) -> None:
-        """A job joins the queue of its class."""
+    def add(self, work: Work, now: float) -> None:
+        """A job joins the queue of its class; one of the lowest may have come too early, and counts as parked."""
+        work.parked_at = now if work.cls == CLASSES[-1] else None
         self._works[work.claim.job.id] = work
 
     def remove(self, job_id: str, *, is_sound: bool = True) -> None:
@@ -157,12 +160,13 @@ class Scheduler:
         """The jobs that have had no slot since then."""
         return [work for work in self._works.values() if work.parked_at is not None and work.parked_at <= then]
 
-    def room(self) -> Room:
-        """What is left, and for whom."""
+    def room(self, ends_per_s: float | None) -> Room:
+        """What is left, and for whom, where so many slots become free in a second."""
         entering = frozenset(work.cls for work in self._queue())
         running = {self._works[sequence.job_id].cls for sequence in self._running}
         lowest = max(running, key=_RANK.__getitem__, default=None)
-        return Room(self._slots, self._free_for(CLASSES[-1]), entering, lowest)
+        soon = min(self._slots, round(_CLAIM_S * (ends_per_s or 0)))
+        return Room(self._slots, self._free_for(CLASSES[-1]), entering, lowest, soon)
 
     def gauges(self) -> dict[str, int]:
         """What is in use."""
@@ -251,6 +255,7 @@ class Pace:
 
     def __init__(self) -> None:
         self.tokens_per_s: float | None = None
+        self.ends_per_s: float | None = None  # sequences that give their slot up
         self._decode_s = 0.0  # a step that read no prompt
         self._prefill_s: float | None = None  # a prompt token
         self._most: int | None = None  # prompt tokens, while memory is short
@@ -270,10 +275,15 @@ class Pace:
         """It no longer is, perhaps."""
         self._most = None
 
-    def note(self, seconds: float, prefilled: int, generated: int, full: float) -> dict[str, float]:
-        """A step took so long for so many prompt and new tokens, with so much of the slots in use; the sums so far."""
+    def note(self, seconds: float, tokens: tuple[int, int, int], full: float) -> dict[str, float]:
+        """A step took so long for so many prompt tokens, new tokens and ends, with so much of the slots in use.
+
+        Returns the sums so far.
+        """
+        prefilled, generated, ended = tokens
         if generated:
             self.tokens_per_s = _mean(self.tokens_per_s, generated / seconds)
+            self.ends_per_s = _mean(self.ends_per_s, ended / seconds)
         reading = max(1e-6, seconds - self._decode_s) if prefilled else 0.0
         if prefilled:
             self._prefill_s = _mean(self._prefill_s, reading / prefilled)
