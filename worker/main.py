@@ -19,7 +19,7 @@ from common import telemetry
 from common.broker import Tickets
 from common.errors import StorageError
 from common.ledger.ledger import Ledger
-from common.processes import UNUSABLE
+from common.processes import UNUSABLE, yield_to_others
 from common.settings import Settings, SettingsError, child_environment, load
 from worker.chores import sweep
 from worker.chores.batches import Driver
@@ -125,9 +125,13 @@ class Chores:
         self._tickets = Tickets(settings)
         sweeping = sweep.periodic(settings, self._ledger, self._tickets)
         self._batches = Driver(settings, self._ledger, secrets.token_hex(8))
-        driving = Periodic("batches", _BATCHES_S, self._batches)
+        driving = Periodic("batches", _BATCHES_S, self._drive)
         self._threads = (*reapers(self._ledger, settings.lease_s), *sweeping, driving)
         self._stopped: SimpleQueue[None] = SimpleQueue()
+
+    def _drive(self) -> None:
+        yield_to_others()
+        self._batches()
 
     def stop(self, _signal: int = 0, _frame: FrameType | None = None) -> None:
         """End soon."""
