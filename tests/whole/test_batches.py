@@ -131,3 +131,60 @@ def test_what_is_answered_stays_when_a_batch_is_cancelled(client: openai.OpenAI)
     assert len(told) == len(set(told)) == end.request_counts.completed + end.request_counts.failed
     assert end.request_counts.completed >= 1
     assert client.batches.cancel(batch.id).status == "cancelled"
+
+
+def test_a_dry_run_says_what_a_batch_would_take(client: openai.OpenAI) -> None:
+    ended(client, sent(client, [row(at) for at in range(200)]))  # now it is known how quick the model is
+
+    batch = ended(client, sent(client, [row(1), row(2, temperature=9)], metadata={"dry_run": "true"}))
+    told = (batch.model_extra or {})["x_estimate"]
+    (line,) = lines(client, batch.output_file_id)
+    (error,) = lines(client, batch.error_file_id)
+
+    assert line["response"]["body"] == {
+        "object": "estimate",
+        "model": "counting",
+        "prompt_tokens": 12,
+        "max_completion_tokens": 12,
+    }
+    assert (error["custom_id"], error["response"]["status_code"]) == ("row 2", 400)
+    assert (told["prompt_tokens"], told["max_completion_tokens"], told["completion_tokens"]) == (12, 12, 12)
+    assert 0 < told["seconds"] <= told["max_seconds"] < 1
+    assert batch.usage is not None
+    assert batch.usage.total_tokens == 0
+
+
+def test_what_a_batch_has_used_is_told(client: openai.OpenAI) -> None:
+    batch = ended(client, sent(client, [row(at) for at in range(5)]))
+
+    assert batch.usage is not None
+    assert (batch.usage.input_tokens, batch.usage.output_tokens) == (5 * 12, 5 * 12)
+    assert batch.usage.total_tokens == 120
+
+
+@pytest.mark.parametrize(
+    ("metadata", "param"),
+    [
+        ({"window": "22:00"}, "metadata.window"),
+        ({"window": "22:00-06:00 Nowhere"}, "metadata.window"),
+        ({"not_before": "soon"}, "metadata.not_before"),
+        ({"not_before": "2999-01-01T00:00:00Z"}, "metadata.not_before"),
+        ({"dry_run": "yes"}, "metadata.dry_run"),
+    ],
+)
+def test_metadata_that_mean_something_are_checked(client: openai.OpenAI, metadata: dict[str, str], param: str) -> None:
+    with pytest.raises(openai.BadRequestError) as refused:
+        sent(client, [row(1)], metadata=metadata)
+
+    assert refused.value.param == param
+
+
+def test_a_window_that_opens_too_late_is_refused(client: openai.OpenAI) -> None:
+    hour = time.gmtime(time.time() + 7200).tm_hour
+    window = f"{hour:02}:00-{(hour + 1) % 24:02}:00 UTC"
+
+    with pytest.raises(openai.BadRequestError, match=r"before metadata\.window opens") as refused:
+        sent(client, [row(1)], metadata={"window": window}, completion_window="1h")
+
+    assert refused.value.param == "completion_window"
+    assert client.batches.cancel(sent(client, [row(1)], metadata={"window": window}).id).status != "failed"

@@ -52,7 +52,7 @@ class Driver:
         self._batches = Batches(ledger)
         self._files = Files(settings, ledger.partitions[0])
         self._rows = Rows(settings, ledger, door)
-        self._stopped: set[str] = set()  # batches whose rows we have cancelled
+        self._stopped: dict[str, int] = {}  # batches that are to end -> rows that we have cancelled
         self._written: dict[str, float] = {}  # batches that we drive -> when we last looked for what to write
 
     def __call__(self) -> None:
@@ -272,14 +272,15 @@ class Driver:
         return any(self._ledger.job(batch.owner, row_id(batch, row)) is not None for row in rows)
 
     def _cancel(self, batch: Batch) -> None:
-        """All that was fed, once while we drive it."""
-        if batch.id not in self._stopped:
-            for row in range(batch.row):
-                self._ledger.cancel(batch.owner, row_id(batch, row))
-            self._stopped.add(batch.id)
+        """What was fed, from where we were the last time, for a while."""
+        row, until = self._stopped.get(batch.id, 0), time.monotonic() + _SLICE_S
+        while row < batch.row and time.monotonic() < until and not batch.is_dry:
+            self._ledger.cancel(batch.owner, row_id(batch, row))
+            row += 1
+        self._stopped[batch.id] = row
 
     def _end(self, batch: Batch, end: BatchState) -> None:
-        self._stopped.discard(batch.id)
+        self._stopped.pop(batch.id, None)
         self._written.pop(batch.id, None)
         self._show(batch)
         self._batches.move(batch, end)
