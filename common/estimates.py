@@ -43,4 +43,4 @@ def _product(one: float | None, other: float | None) -> float | None:
 def _known(join: Callable[[Collection[float]], float], some: Collection[float | None]) -> float | None:
     """All of them joined; None: one of them is not known, or there is none."""
     known = [one for one in some if one is not None]
-    return round(join(known), 1) if known and len(known) == len(some) else None
+    return round(join(known), 3) if known and len(known) == len(some) else None
