@@ -7,9 +7,10 @@ redis.call('HINCRBY', p .. 'wc', ARGV[5], 1)
 if ARGV[6] == '' then
   redis.call('ZREM', queue, name)
   redis.call('HDEL', tries, name)
+  look_at(who, at)
 else
   redis.call('HINCRBY', tries, name, 1)
   redis.call('ZADD', queue, at + tonumber(ARGV[6]), name)
+  look_at(who, at + 5) -- whoever fails rests, unless something new ends
 end
-look_at(who, at)
 return 1

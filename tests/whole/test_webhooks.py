@@ -43,7 +43,7 @@ def test_a_batch_that_the_sdk_orders_is_told_of_where_the_sdk_listens(settings: 
         close_app(app)
 
     assert (event.type, ended.id, ended.status) == ("batch.completed", batch.id, "completed")
-    assert event.created_at == ended.completed_at
+    assert abs(event.created_at - (ended.completed_at or 0)) <= 1
 
 
 def _heard(client: openai.OpenAI, asked: bytes, secret: str) -> Any:

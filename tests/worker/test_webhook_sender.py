@@ -117,6 +117,22 @@ def _sent_by_another(redis_url: str, it: Peer) -> None:
     ledger.close()
 
 
+def test_whoever_fails_rests_however_much_waits(ledger: Ledger, webhooks: Webhooks, raw: Any) -> None:
+    with peer(REFUSED, OK) as it:
+        webhook, sender = hooked(webhooks, it), Sender(ledger, near(it.port))
+        for _ in range(3):
+            end_one(ledger)
+        for _ in range(3):
+            sender()
+        before, rest = len(it.asked), raw.zscore("{q00}:wn", f"{OWNER}:{webhook.id}") - time.time()
+        raw.zadd("{q00}:wn", {f"{OWNER}:{webhook.id}": 0})
+        sender()
+
+    assert before == 1
+    assert 3 < rest <= 5
+    assert webhooks.outcomes() == {"retried": 1, "delivered": 2}
+
+
 def test_after_three_days_it_is_given_up(ledger: Ledger, webhooks: Webhooks, raw: Any) -> None:
     with peer(REFUSED) as it:
         webhook, sender = hooked(webhooks, it), Sender(ledger, near(it.port))

@@ -20,8 +20,8 @@ from worker.watch import Periodic
 
 BACK_OFF_S = (5, 30, 120, 600, 3600, 6 * 3600, 12 * 3600, 24 * 3600, 24 * 3600)  # nearly three days
 JITTER = 0.2  # so much more at most, lest all come at once to one who is back
-THREADS = 4
-_INTERVAL_S = 0.5
+THREADS = 8
+_INTERVAL_S = 1.0
 _LEASE_S = 30.0  # longer than one delivery takes
 _SLICE_S = 1.0  # of one endpoint, before the next one's turn
 _MOST = 100  # endpoints looked at in one round
@@ -56,15 +56,15 @@ class Sender:
         until, has_more = time.monotonic() + _SLICE_S, True
         while has_more and not self._closed.is_set() and self._ledger.lease(lease, holder, _LEASE_S):
             delivery = self._webhooks.next(owner, webhook_id)
-            has_more = delivery is not None and self._is_tried(delivery) and time.monotonic() < until
+            has_more = delivery is not None and self._is_heard(delivery) and time.monotonic() < until
         self._ledger.lease(lease, holder, 0)
 
-    def _is_tried(self, delivery: Delivery) -> bool:
-        """Send it, and mark what became of it; False: nothing could be tried from here."""
+    def _is_heard(self, delivery: Delivery) -> bool:
+        """Send it, and mark what became of it."""
         ended, to, now = delivery.ended, delivery.to, time.time()
         try:
             status = self._fetcher.post(to.url, ended.body(), signed(ended, to.secrets(now), now))
-        except UnavailableError:
+        except UnavailableError:  # nothing could be tried from here
             return False
         except FetchError:
             status = None  # the door has logged why
@@ -72,14 +72,15 @@ class Sender:
         if status is not None and status // 100 == 2:  # noqa: PLR2004  what HTTP calls success
             self._webhooks.mark(delivery, "delivered")
             log.debug("delivered", **told)
-        elif status == _GONE or delivery.tries >= len(BACK_OFF_S):
+            return True
+        if status == _GONE or delivery.tries >= len(BACK_OFF_S):
             self._webhooks.mark(delivery, "dropped")
             log.warning("delivery given up", **told)
         else:
             delay_s = BACK_OFF_S[delivery.tries] * random.uniform(1, 1 + JITTER)  # noqa: S311  no secret
             self._webhooks.mark(delivery, "retried", delay_s)
             log.info("delivery failed; it is tried again", **told, delay_s=round(delay_s))
-        return True
+        return False
 
 
 def periodic(sender: Sender) -> tuple[Periodic, ...]:
