@@ -12,6 +12,7 @@ import pytest
 import redis
 
 from common.door.fetch import Fetcher
+from common.jobs import new_id
 from common.ledger.ledger import Ledger
 from common.ledger.webhooks import Webhook, Webhooks
 from common.settings import Limits, Settings
@@ -45,7 +46,7 @@ def hooked(webhooks: Webhooks, it: Peer | None = None, **changes: Any) -> Webhoo
 
 def end_one(ledger: Ledger, owner: str = OWNER) -> str:
     """A job comes to its end."""
-    ledger.submit(a_job(owner=owner), Limits())
+    ledger.submit(a_job(id=new_id(ledger.partition(owner)), owner=owner), Limits())
     hand = Hand(ledger)
     job = hand.claim()
     hand.end(job, "hello")
@@ -288,6 +289,21 @@ def test_where_the_door_is_busy_nothing_counts_as_tried(ledger: Ledger, webhooks
     assert before.tries == 0
     assert raw.keys("{q00}:lease:*") == []
     assert webhooks.outcomes() == {"delivered": 1}
+
+
+def test_ends_of_every_partition_are_told(redis_url: str) -> None:
+    base, owners = redis_url.rsplit("/", 1)[0], ("00" + "a" * 30, "01" + "a" * 30)
+    ledger = Ledger((f"{base}/0", f"{base}/1"))
+    with peer(OK) as it:
+        for owner in owners:
+            hooked(Webhooks(ledger), it, owner=owner)
+            end_one(ledger, owner)
+        Sender(ledger, near(it.port))()
+    outcomes = [part.redis.hgetall(f"{part.tag}:wc") for part in ledger.partitions]
+    ledger.close()
+
+    assert len(it.asked) == 2
+    assert outcomes == [{b"delivered": b"1"}] * 2
 
 
 def test_the_threads_tell_and_end(ledger: Ledger, webhooks: Webhooks) -> None:
