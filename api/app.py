@@ -10,20 +10,22 @@ from api.auth import Gate, is_loopback
 from api.hangup import Sweeper
 from api.hub import Hub
 from api.state import Door, Pulse, State, state
-from api.views import batches, chat, files, health, jobs, models
+from api.views import batches, chat, files, health, jobs, models, webhooks
 from common import telemetry
 from common.broker import Tickets
 from common.door import admission
+from common.door.fetch import Fetcher
 from common.errors import InvalidRequestError, PermissionDeniedError
 from common.files import Files
 from common.ledger.batches import Batches
 from common.ledger.ledger import Ledger
+from common.ledger.webhooks import Webhooks
 from common.settings import Settings
 
 _READABLE = "x-request-id, x-job-id, x-ignored-params, x-should-retry, retry-after, idempotent-replayed"
 
 
-def create_app(settings: Settings, door: Door | None = None) -> Flask:
+def create_app(settings: Settings, door: Door | None = None, fetcher: Fetcher | None = None) -> Flask:
     """One front-end process, its threads running; ``close_app`` ends it."""
     gate = Gate(settings)
     ledger = Ledger(settings.ledgers)
@@ -39,6 +41,8 @@ def create_app(settings: Settings, door: Door | None = None) -> Flask:
         tickets=Tickets(settings),
         files=Files(settings, ledger.partitions[0]),
         batches=Batches(ledger),
+        webhooks=Webhooks(ledger),
+        fetcher=fetcher or Fetcher.of(settings),
     )
     app = Flask("penstock", static_folder=None)
     app.url_map.strict_slashes = app.url_map.merge_slashes = False
@@ -47,7 +51,7 @@ def create_app(settings: Settings, door: Door | None = None) -> Flask:
     app.before_request(_admit)
     app.after_request(_finish)
     errors.register(app)
-    for blueprint in (health.bp, models.bp, chat.bp, jobs.bp, files.bp, batches.bp):
+    for blueprint in (health.bp, models.bp, chat.bp, jobs.bp, files.bp, batches.bp, webhooks.bp):
         app.register_blueprint(blueprint)
     app.extensions["openapi"] = openapi.document(app, health.version_here(), strict=settings.strict_params)
     parts.start()

@@ -22,6 +22,7 @@ from common import telemetry
 from common.errors import StorageError
 from common.ledger.ledger import Ledger
 from common.ledger.replies import WorkerInfo
+from common.ledger.webhooks import Webhooks
 from common.processes import UNUSABLE
 from common.settings import Settings, SettingsError, load
 
@@ -34,13 +35,13 @@ class LedgerCollector:
 
     def __init__(self, settings: Settings, ledger: Ledger) -> None:
         self._models = [model.name for model in settings.models]
-        self._ledger = ledger
+        self._ledger, self._webhooks = ledger, Webhooks(ledger)
 
     def collect(self) -> Iterator[Metric]:
         """All of it, or only that Redis is away."""
         up = GaugeMetricFamily("penstock_redis_up", "1 while the ledger answers")
         try:
-            families = [self._waiting(), *self._workers(), *self._counters(), self._memory()]
+            families = [self._waiting(), *self._workers(), *self._counters(), self._deliveries(), self._memory()]
         except StorageError:
             families = []
         up.add_metric([], 1 if families else 0)
@@ -95,6 +96,12 @@ class LedgerCollector:
                 )
                 family.add_metric([model], value)
         return list(families.values())
+
+    def _deliveries(self) -> Metric:
+        family = CounterMetricFamily("penstock_webhook_deliveries", "Tries, by what became of them", labels=["outcome"])
+        for outcome, count in self._webhooks.outcomes().items():
+            family.add_metric([outcome], count)
+        return family
 
     def _memory(self) -> Metric:
         fraction = self._ledger.memory_fraction()

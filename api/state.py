@@ -16,6 +16,7 @@ from api.feed import Feed
 from api.hangup import Sweeper
 from api.hub import Hub, partition_of
 from common.broker import Tickets
+from common.door.fetch import Fetcher
 from common.errors import DrainingError, StorageError, UnavailableError
 from common.files import Files
 from common.identity import Principal
@@ -23,6 +24,7 @@ from common.jobs import Job
 from common.ledger.batches import Batches
 from common.ledger.ledger import Ledger
 from common.ledger.replies import NEVER_AGAIN, KnownJobError, Once, Place
+from common.ledger.webhooks import Webhooks
 from common.protocol.chat import ChatRequest
 from common.protocol.completions import CompletionRequest
 from common.protocol.generation import Headers
@@ -90,6 +92,8 @@ class State:
     tickets: Tickets
     files: Files
     batches: Batches
+    webhooks: Webhooks
+    fetcher: Fetcher
     draining: threading.Event = field(default_factory=threading.Event)
     coming: Counter[str] = field(default_factory=Counter)  # by share: requests that are at the door
     drained: threading.Event = field(default_factory=threading.Event)  # whoever still reads is told

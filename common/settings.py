@@ -95,6 +95,7 @@ class Limits(BaseModel):
     files: Annotated[int, Field(ge=1)] = 10_000  # of one owner
     batches: Annotated[int, Field(ge=1)] = 4  # of one owner that are open
     batch_lines: Annotated[int, Field(ge=1)] = 50_000
+    webhooks: Annotated[int, Field(ge=1)] = 10  # endpoints of one owner
     streams: Annotated[int, Field(ge=1)] = 4_000  # open streams of one front-end process
     memory_fraction: Annotated[float, Field(gt=0, le=1)] = 0.8  # of Redis' maxmemory: above it nothing is accepted
 

@@ -3,6 +3,8 @@
 from typing import Any
 
 from common.jobs import Job, Reply, Sampling, new_id
+from common.ledger.webhooks import Webhook, new_secret
+from common.webhooks import EVENTS
 
 OWNER = "0" * 32
 
@@ -21,3 +23,18 @@ def a_job(**changes: Any) -> Job:
         "created": 1_700_000_000,
     }
     return Job(**fields | changes)
+
+
+def a_webhook(**changes: Any) -> Webhook:
+    """An endpoint that wants to hear everything."""
+    fields: dict[str, Any] = {
+        "id": new_id(),
+        "owner": OWNER,
+        "name": "ends",
+        "url": "https://good.example/hook",
+        "events": EVENTS,
+        "secret": new_secret(),
+        "created": 1_700_000_000.5,
+        "updated": 1_700_000_000.5,
+    }
+    return Webhook(**fields | changes)

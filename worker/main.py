@@ -17,11 +17,12 @@ from types import FrameType
 
 from common import telemetry
 from common.broker import Tickets
+from common.door.fetch import Fetcher
 from common.errors import StorageError
 from common.ledger.ledger import Ledger
 from common.processes import UNUSABLE, yield_to_others
 from common.settings import Settings, SettingsError, child_environment, load
-from worker.chores import sweep
+from worker.chores import sweep, webhooks
 from worker.chores.batches import Driver
 from worker.hot import HotFile
 from worker.watch import Periodic, reapers
@@ -126,7 +127,9 @@ class Chores:
         sweeping = sweep.periodic(settings, self._ledger, self._tickets)
         self._batches = Driver(settings, self._ledger, secrets.token_hex(8))
         driving = Periodic("batches", _BATCHES_S, self._drive)
-        self._threads = (*reapers(self._ledger, settings.lease_s), *sweeping, driving)
+        self._sender = webhooks.Sender(self._ledger, Fetcher.of(settings))
+        sending = webhooks.periodic(self._sender)
+        self._threads = (*reapers(self._ledger, settings.lease_s), *sweeping, driving, *sending)
         self._stopped: SimpleQueue[None] = SimpleQueue()
 
     def _drive(self) -> None:
@@ -143,6 +146,7 @@ class Chores:
             thread.start()
         log.info("chores ready")
         self._stopped.get()
+        self._sender.close()
         for thread in self._threads:
             thread.stop()
         self._batches.close()

@@ -5,12 +5,11 @@ from typing import Any
 
 from flask import Blueprint, Response, g, request
 
-from api import body
 from api.errors import json_response
 from api.openapi import reads, takes
 from api.state import state
+from api.views.asked import asked, naming_ignored
 from api.views.pages import number, page
-from common import protocol
 from common.errors import InvalidRequestError, NotFoundError
 from common.estimates import estimate
 from common.jobs import new_id
@@ -37,8 +36,7 @@ def create() -> Response:
     """A file of requests in, one answer to each out."""
     parts, settings = state(), state().settings
     parts.refuse_if_unable()
-    told = body.required(settings.limits.body_s)
-    ask = protocol.parse(told, BatchRequest, limits=settings.limits, strict=settings.strict_params)
+    ask = asked(BatchRequest)
     file = parts.files.get(g.who.owner, ask.input_file_id)
     if file is None or file.purpose != "batch":
         message = "input_file_id: no file of yours with the purpose batch has this id."
@@ -58,7 +56,7 @@ def create() -> Response:
         metadata=ask.metadata,
     )
     parts.batches.put(batch, settings.limits.batches)
-    return json_response(_told(batch))
+    return naming_ignored(json_response(_told(batch)), ask)
 
 
 @bp.get("")

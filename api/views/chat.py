@@ -12,6 +12,7 @@ from api.feed import Feed
 from api.openapi import reads
 from api.state import state
 from api.stream import gather
+from api.views.asked import naming_ignored
 from api.views.sse import looked_after, streamed
 from common import protocol, telemetry
 from common.errors import InvalidRequestError
@@ -27,8 +28,6 @@ from common.render.frames import Shape
 log = telemetry.logger("api")
 bp = Blueprint("chat", __name__, url_prefix="/v1")
 _KEY = re.compile(r"[!-~]{1,255}")
-_UNSAFE = re.compile(r"[^A-Za-z0-9_.\-]")
-_MOST_NAMED = 32
 
 
 @bp.post("/chat/completions")
@@ -59,9 +58,7 @@ def _answer(kind: type[ChatRequest | CompletionRequest], shape: Shape) -> Respon
     response = streamed(feed, shape) if feed.job.reply.stream else _whole(feed, shape)
     if feed.is_replayed:
         response.headers["idempotent-replayed"] = "true"
-    if ask.ignored:
-        response.headers["x-ignored-params"] = ",".join(map(_header_safe, ask.ignored[:_MOST_NAMED]))
-    return response
+    return naming_ignored(response, ask)
 
 
 def _once(told: bytes, headers: Headers) -> Once:
@@ -84,10 +81,6 @@ def _whole(feed: Feed, shape: Shape) -> Response:
 def _positive(number: float | None) -> float | None:
     """What can be waited for; not inf, not nan."""
     return number if number is not None and 0 < number < math.inf else None
-
-
-def _header_safe(name: str) -> str:
-    return _UNSAFE.sub("?", name[:64])
 
 
 def _headers() -> Headers:

@@ -1,13 +1,9 @@
 -- Shared by all scripts that can move or end a job. KEYS[1] is the partition's tag; every other key begins with it.
--- Before this stand CANCELLED, EXPIRED and POISON: the Failed items, worded in Python.
+-- Before this stand announce.lua, and CANCELLED, EXPIRED and POISON: the Failed items, worded in Python.
 -- A script's first write to a job is one that a full Redis refuses (HSET, HINCRBY, RPUSH), so it does all or nothing.
-local p = KEYS[1] .. ':'
 local CLASSES = {'interactive', 'normal', 'batch'}
-
-local function clock()
-  local t = redis.call('TIME')
-  return tonumber(t[1]) + tonumber(t[2]) / 1000000
-end
+local OBJECTS = {chat = 'chat.completion.', completion = 'completion.'}
+local TOLD = {done = 'completed', failed = 'failed', expired = 'failed', cancelled = 'cancelled'} -- to webhooks
 
 -- Cut, never rounded up: what is written is not in the future.
 local function stamp(at) return string.format('%.3f', math.floor(at * 1000) / 1000) end
@@ -100,7 +96,7 @@ end
 -- Everything that happens when a job is over, except its last item.
 local function finish(jid, state, at)
   local job = fields(jid, 'state', 'model', 'cls', 'share', 'worker', 'charge', 'weight', 'prompt_tokens', 'cost', 'ntok',
-    'keep_s', 'fe', 'nblobs', 'parent')
+    'keep_s', 'fe', 'nblobs', 'parent', 'owner', 'kind')
   local model = job.model
   if job.state == 'queued' then leave(jid, job) end
   if job.charge then
@@ -127,7 +123,8 @@ local function finish(jid, state, at)
   redis.call('EXPIRE', p .. 'j:' .. jid, job.keep_s)
   redis.call('EXPIRE', p .. 't:' .. jid, job.keep_s)
   for n = 1, tonumber(job.nblobs or '0') do redis.call('EXPIRE', p .. 'b:' .. jid .. ':' .. n, job.keep_s) end
-  if job.parent then redis.call('RPUSH', p .. 'ended:' .. job.parent, jid) end
+  if job.parent then redis.call('RPUSH', p .. 'ended:' .. job.parent, jid)
+  elseif OBJECTS[job.kind] then announce(job.owner, OBJECTS[job.kind] .. TOLD[state], jid, at) end
 end
 
 -- The one way to end a job from outside its worker: last item, publish, and all the rest.

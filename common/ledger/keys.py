@@ -31,6 +31,11 @@ p bat:<bid>              hash   a batch: state, owner, rows fed and taken, count
 p bats                   set    those that are open
 p bo:<owner>             zset   an owner's batches -> when they came; boo:<owner>: those that are open
 p bs:<bid>:<kind>        list   places of its lines that are written, for output and error
+p wo:<owner>             hash   its webhook endpoints: id -> JSON, secrets among it; whoever has none has no key
+p wq:<owner>:<id>        zset   what an endpoint is still to be told: 'event id at' -> when it is tried next
+p wt:<owner>:<id>        hash   of these, what was tried: how often
+p wn                     zset   '<owner>:<id>' of endpoints with such -> when it is their turn
+p wc                     hash   what became of deliveries: how often
 p f:<file>               hash   a file: owner, name, purpose, size, created, expires (first partition only)
 p fd:<file>              string it was deleted, and comes not back
 p fo:<owner>             zset   its files -> when they came
@@ -114,6 +119,16 @@ def batches_of(p: str, owner: str) -> str:
 def segments(p: str, batch_id: str, kind: str) -> str:
     """Where its written lines lie."""
     return f"{p}:bs:{batch_id}:{kind}"
+
+
+def webhooks(p: str, owner: str) -> str:
+    """An owner's endpoints."""
+    return f"{p}:wo:{owner}"
+
+
+def deliveries(p: str) -> str:
+    """What became of them, counted."""
+    return f"{p}:wc"
 
 
 def file(p: str, file_id: str) -> str:

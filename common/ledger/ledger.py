@@ -282,7 +282,7 @@ class Ledger:
             pass
 
     def lease(self, name: str, holder: str, ttl_s: float) -> bool:
-        """Whether this holder does the periodic work now."""
+        """Whether this holder does the periodic work now; for 0 s: it does no more."""
         return bool(self._first.run("lease", name, holder, int(ttl_s * 1000)))
 
     # models --------------------------------------------------------------------------------------------------------

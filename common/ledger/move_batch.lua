@@ -9,5 +9,6 @@ if ARGV[4] == '1' then
   for _, name in ipairs({key, p .. 'ended:' .. bid, p .. 'bs:' .. bid .. ':output', p .. 'bs:' .. bid .. ':error'}) do
     redis.call('EXPIRE', name, 2592000)
   end
+  announce(told[2], 'batch.' .. ARGV[3], bid, clock())
 end
 return 1

@@ -19,7 +19,8 @@ _HEALTH_S = 10
 _TRIES = 2  # beyond the first
 _ENDING = ("submit", "claim", "emit", "watch", "unwatch", "cancel", "reap", "release", "beat", "sweep", "place", "full")
 _OF_FILES = ("put_file", "drop_file", "put_batch", "move_batch", "feed_batch", "collect_batch")
-_PLAIN = ("lease", "beat_front_end", "workers", *_OF_FILES)
+_OF_WEBHOOKS = ("put_webhook", "drop_webhook", "due_webhooks", "next_delivery", "mark_delivery")
+_PLAIN = ("lease", "beat_front_end", "workers", *_OF_FILES, *_OF_WEBHOOKS)
 _AWAY = (
     redis.ConnectionError,
     redis.TimeoutError,
@@ -58,9 +59,9 @@ class Partition:
             **self._line,
         )
         self.redis: Any = redis.Redis.from_pool(pool)  # its annotations mix bytes, text and awaitables
-        shared = wire.lua_items() + _text("end_job")
-        texts = {name: shared + _text(name) for name in _ENDING}
-        texts |= {name: "local p = KEYS[1] .. ':'\n" + _text(name) for name in _PLAIN}
+        plain = _text("announce")
+        ending = plain + wire.lua_items() + _text("end_job")
+        texts = {name: plain + _text(name) for name in _PLAIN} | {name: ending + _text(name) for name in _ENDING}
         self._scripts = {name: self.redis.register_script(text) for name, text in texts.items()}
 
     def run(self, script: str, *args: str | bytes | float) -> Any:

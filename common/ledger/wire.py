@@ -48,6 +48,7 @@ def submission(job: Job) -> list[str | int | float]:
         "weight": job.weight,
         "keep_s": job.keep_s,
         "on_disconnect": job.on_disconnect,
+        "kind": job.reply.kind,
         "body": job.encode(),
     }
     told |= {"parent": job.parent} if job.parent else {}

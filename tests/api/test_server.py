@@ -80,6 +80,7 @@ def test_metrics_show_what_front_ends_counted_and_what_the_ledger_knows(
         try:
             fetched(f"http://127.0.0.1:{settings.metrics_port}/metrics")  # it has started
             Hand(ledger).beat()
+            ledger.partitions[0].redis.hincrby("{q00}:wc", "delivered", 3)
             page = fetched(f"http://127.0.0.1:{settings.metrics_port}/metrics")
             elsewhere = httpx2.get(f"http://127.0.0.1:{settings.metrics_port}/other")
         finally:
@@ -92,6 +93,7 @@ def test_metrics_show_what_front_ends_counted_and_what_the_ledger_knows(
     assert "penstock_redis_up 1.0" in page
     assert 'penstock_kv_blocks_cached{model_name="m"} 5.0' in page
     assert 'penstock_kv_cache_usage_perc{model_name="m"} 0.25' in page
+    assert 'penstock_webhook_deliveries_total{outcome="delivered"} 3.0' in page
     assert (elsewhere.status_code, status) == (404, 0)
 
 
