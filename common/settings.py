@@ -122,6 +122,7 @@ class Settings(BaseSettings):
     image_fetch: Literal["public", "allowlist", "off"] = "public"
     fetch_hosts: Annotated[CommaList, AfterValidator(_domains)] = ()  # all that a caller's URL may name, webhooks too
     fetch_internal: Networks = ()  # refused although their addresses are public
+    fetch_exempt: Networks = ()  # reached although they are not: receivers of webhooks inside
     config: Path | None = None
     workers: Annotated[int, Field(ge=1, le=64)] = 1
     front_ends: Annotated[int, Field(ge=1, le=64)] = 1  # front-end processes

@@ -106,7 +106,8 @@ class Fetcher:
     @classmethod
     def of(cls, settings: Settings) -> "Fetcher":
         """As this installation wants it."""
-        return cls(Rules(settings.fetch_hosts, settings.fetch_internal, may_get=settings.image_fetch != "off"))
+        may_get, inside = settings.image_fetch != "off", settings.fetch_internal
+        return cls(Rules(settings.fetch_hosts, inside, may_get=may_get, exempt=settings.fetch_exempt))
 
     def check(self, url: str, *, param: str | None = None, code: str | None = None) -> None:
         """Its form and its host, for a URL that is reached later; nobody is asked. Raises FetchError."""

@@ -225,11 +225,11 @@ def test_images_can_be_switched_off_and_webhooks_stay() -> None:
 
 
 def test_the_settings_are_the_rules() -> None:
-    networks = (ip_network("93.184.0.0/16"),)
-    settings = Settings(image_fetch="off", fetch_hosts=("good.example",), fetch_internal=networks)
+    networks, exempt = (ip_network("93.184.0.0/16"),), (ip_network("10.1.0.0/16"),)
+    settings = Settings(image_fetch="off", fetch_hosts=("good.example",), fetch_internal=networks, fetch_exempt=exempt)
 
     assert Fetcher.of(Settings())._rules == Rules()
-    assert Fetcher.of(settings)._rules == Rules(("good.example",), networks, may_get=False)
+    assert Fetcher.of(settings)._rules == Rules(("good.example",), networks, may_get=False, exempt=exempt)
 
 
 @pytest.mark.parametrize("redirects", [-1, 3])
