@@ -80,8 +80,11 @@ def _leaves_nothing_behind() -> Iterator[None]:
 
 
 def _lives(child: psutil.Process) -> bool:
+    """And is no fork of a server of ours, which writes its memory down and ends."""
     try:
-        return bool(child.status() != psutil.STATUS_ZOMBIE)
+        parent = child.parent()
+        is_fork = parent is not None and "-server" in child.name() and parent.name() == child.name()
+        return bool(child.status() != psutil.STATUS_ZOMBIE) and not is_fork
     except psutil.NoSuchProcess:
         return False
 

@@ -202,9 +202,9 @@ _SHARES = {"repeat": 5, "calls": 16, "tools": 26, "json": 20, "odd": 3, "plain":
 _PRACTICE = {"repeat": 3, "calls": 6, "known": 34, "tools": 10, "json": 24, "sums": 5, "odd": 2, "plain": 2, "talk": 14}
 
 
-def practising(seed: int) -> Iterator[Lesson]:
+def practising(seed: int, json_share: int) -> Iterator[Lesson]:
     """The same, with more of what people ask for."""
-    return _mixed(seed, _PRACTICE)
+    return _mixed(seed, _PRACTICE | {"json": json_share})
 
 
 def copying(seed: int) -> Iterator[Lesson]:

@@ -1,7 +1,7 @@
-"""Train the bundled model: ``python -m ops.demo_model.train --out FIRST``, then ``… --practise FIRST --out SECOND``.
+"""Train the bundled model: ``python -m ops.demo_model.train --out A``, then ``… --practise A --round 1 --out B``, and on.
 
-Practice goes on from weights at a low rate, with more of what people ask for. Seeded: the same versions on the same
-machine give the same files.
+Practice goes on from weights, with more of what people ask for. Seeded: the same versions on the same machine give the
+same files.
 """
 
 import argparse
@@ -23,10 +23,14 @@ from ops.demo_model.tokens import CONTEXT, tokenizer
 SEED = 20261124
 _COPYING, _CALLING = (400, 1024), (1600, 1536)  # steps of the first two stages, and their tokens
 _TOKENS = 2048  # of a later step
-_FIRST, _SECOND = 7500, 3000  # steps of what is learned first, and of practice
+_FIRST = 7500  # steps of what is learned first
 _MUON, _ADAM = 0.007, 0.002  # the highest rates
 _RISE, _FALL = 60, 1.5  # steps up; how steep the way down is
-_PRACTICE = 0.3  # of the highest rates, where practice begins
+_ROUNDS = (  # of practice: steps, what they begin with of the highest rates, seed, share of JSON
+    (3000, 0.3, SEED + 3, 24),
+    (8500, 0.6, SEED + 3, 24),
+    (6500, 0.6, SEED + 5, 30),
+)
 Stages = Iterator[tuple[Iterator[Lesson], float, int]]
 log = logging.getLogger("train")
 
@@ -51,9 +55,9 @@ def learning() -> Stages:
     return iter(((copying(SEED), *_COPYING), (calling(SEED + 1), *_CALLING), (lessons(SEED + 2), math.inf, _TOKENS)))
 
 
-def practice() -> Stages:
-    """The second part's."""
-    return iter(((practising(SEED + 3), math.inf, _TOKENS),))
+def practice(seed: int, json_share: int) -> Stages:
+    """Those of a round."""
+    return iter(((practising(seed, json_share), math.inf, _TOKENS),))
 
 
 def batches(tok: PreTrainedTokenizerFast, stages: Stages) -> Iterator[tuple[torch.Tensor, torch.Tensor, list[int]]]:
@@ -187,13 +191,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "weights")
     parser.add_argument("--practise", type=Path, help="weights to go on from")
-    parser.add_argument("--steps", type=int)
+    parser.add_argument("--round", type=int, default=1, choices=range(1, len(_ROUNDS) + 1))
+    parser.add_argument("--steps", type=int, help="of what is learned first, where the whole is too much")
     told = parser.parse_args()
     torch.set_num_threads(1)
     tok = tokenizer(SEED)
     if told.practise:
         model = LlamaForCausalLM.from_pretrained(told.practise, dtype=torch.float32)
-        train(tok, model, practice(), told.steps or _SECOND, _PRACTICE)
+        steps, rate, seed, json_share = _ROUNDS[told.round - 1]
+        train(tok, model, practice(seed, json_share), steps, rate)
     else:
         model = new(tok)
         train(tok, model, learning(), told.steps or _FIRST)
