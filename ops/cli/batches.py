@@ -5,14 +5,14 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ops.cli import preflight, prompts
 from ops.cli.client import FAILED, Service
@@ -196,26 +196,43 @@ def _watched(service: Service, batch_id: str) -> dict[str, Any]:
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TimeRemainingColumn(),
     )
-    said = -_LINE_S
+    said, speed = -_LINE_S, Speed()
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task("validating", total=None)
         while True:
             batch: dict[str, Any] = service.get(f"/batches/{batch_id}")
             counts = batch["request_counts"]
-            failed = f", {counts['failed']} failed" if counts["failed"] else ""
-            done = counts["completed"] + counts["failed"]
-            progress.update(
-                task, description=f"{batch['status']}{failed}", total=counts["total"] or None, completed=done
-            )
+            done, left = counts["completed"] + counts["failed"], speed.told(counts)
+            failed = f"{counts['failed']} failed" if counts["failed"] else ""
+            told = ", ".join(filter(None, (batch["status"], failed, left)))
+            progress.update(task, description=told, total=counts["total"] or None, completed=done)
             has_ended = batch["status"] in _ENDED
             if not console.is_terminal and (has_ended or time.monotonic() - said >= _LINE_S):
                 said = time.monotonic()
-                print(_line(batch), file=sys.stderr)
+                print(", ".join(filter(None, (_line(batch), left))), file=sys.stderr)
             if has_ended:
                 return batch
             time.sleep(_LOOK_S)  # a batch tells nobody of its steps
+
+
+class Speed:
+    """Lines a second since we look, and how long the others will take at that."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._first: tuple[int, float] | None = None
+
+    def told(self, counts: dict[str, int]) -> str:
+        """Nothing before the second look that finds more."""
+        done, now = counts["completed"] + counts["failed"], self._clock()
+        if self._first is None:
+            self._first = done, now
+        rate = (done - self._first[0]) / max(now - self._first[1], _LOOK_S)
+        if not rate:
+            return ""
+        left = timedelta(seconds=round((counts["total"] - done) / rate))
+        return f"{rate:.1f}/s" + (f", {left} left" if left else "")
 
 
 def _fetch(service: Service, batch: dict[str, Any], out: Path | None) -> None:

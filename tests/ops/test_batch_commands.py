@@ -11,6 +11,7 @@ import pytest
 
 from common.settings import bare_environment
 from ops.bench.stack import Stack
+from ops.cli.batches import Speed
 
 COUNTING = '[[models]]\nname = "counting"\npath = "counting:?step_ms=1&answer=100000"\n'
 Penstock = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -149,3 +150,15 @@ def test_a_batch_waits_for_its_time(penstock: Penstock, tmp_path: Path) -> None:
     assert (batch.returncode, never.returncode) == (2, 2)
     assert "30 days ahead" in batch.stderr
     assert "Europe/Nowhere is no time zone" in never.stderr
+
+
+def test_speed_is_told_from_the_first_look_on() -> None:
+    now = [50.0]
+    speed = Speed(lambda: now[0])
+    counts = {"total": 1000, "completed": 190, "failed": 10}
+    told = [speed.told(counts)]
+    for seconds, done in ((10, 190), (20, 290), (40, 990)):
+        now[0] = 50.0 + seconds
+        told.append(speed.told(counts | {"completed": done}))
+
+    assert told == ["", "", "5.0/s, 0:02:20 left", "20.0/s"]
