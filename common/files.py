@@ -4,6 +4,7 @@ A file is there once Redis says so, and that is said when all its bytes are. Its
 the client's; what was cut off in the middle was never there, and is swept away.
 """
 
+import io
 import os
 import secrets
 import sys
@@ -14,15 +15,19 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, Self
 
+from fsspec import get_filesystem_class
 from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileOpener
+from fsspec.utils import get_protocol
 
 from common.errors import BodyTooLargeError, InvalidRequestError, StorageError
 from common.ledger import keys
 from common.ledger.partition import Partition
-from common.settings import Settings
+from common.settings import Settings, SettingsError
 
 PREFIX = "file-"
 _PIECE = 2**18
+_BLOCK = 2**20  # of a store that is asked over the network
 _CUT_OFF_S = 24 * 3600.0  # bytes without a file are nobody's after so long
 _ROUND = 1000
 
@@ -61,6 +66,7 @@ class Files:
         self._part, self._limits = part, settings.limits
         self._url = settings.files_url or str(settings.data_dir.resolve() / "files")
         self._fs, self._root = url_to_fs(self._url)
+        self.failures = _failures(self._fs)
 
     def draft(self) -> "Draft":
         """A place to write a new one to."""
@@ -92,8 +98,8 @@ class Files:
     def opened(self, name: str) -> Any:
         """The bytes of this name, to be read from any place. Raises StorageError."""
         try:
-            return self._fs.open(self.place(name), "rb")
-        except OSError as error:
+            return io.BufferedReader(self._fs.open(self.place(name), "rb", block_size=_BLOCK))
+        except self.failures as error:
             raise StorageError("The file's bytes are not to be had now.", retry_after_s=5) from error
 
     def delete(self, owner: str, file_id: str) -> bool:
@@ -129,7 +135,7 @@ class Files:
             with out:
                 out.write(lines)
                 _sync(out)
-        except OSError as error:
+        except self.failures as error:
             raise _full(error) from error
         return name
 
@@ -138,7 +144,7 @@ class Files:
         try:
             self._fs.makedirs(self._root, exist_ok=True)
             return self._fs.open(self.place(file_id), "wb")
-        except OSError as error:
+        except self.failures as error:
             raise _full(error) from error
 
     def remove(self, file_id: str) -> None:
@@ -185,7 +191,7 @@ class Draft:
 
     def __exit__(self, *_: object) -> None:
         if not self._is_kept:
-            with suppress(OSError):
+            with suppress(*self._files.failures):
                 self._out.close()
             self._files.remove(self.id)
 
@@ -196,7 +202,7 @@ class Draft:
             raise BodyTooLargeError(f"A file may have {self._most} bytes.")
         try:
             self._out.write(piece)
-        except OSError as error:
+        except self._files.failures as error:
             raise _full(error) from error
 
     def keep(self, owner: str, name: str, purpose: str, keep_s: int | None = None) -> File:
@@ -204,7 +210,7 @@ class Draft:
         try:
             _sync(self._out)
             self._out.close()
-        except OSError as error:
+        except self._files.failures as error:
             raise _full(error) from error
         created = int(time.time())
         file = File(self.id, owner, name, purpose, self.size, created, None if keep_s is None else created + keep_s)
@@ -223,10 +229,27 @@ def _places(file_id: str, parts: Sequence[str]) -> list[str]:
 
 def _sync(out: Any) -> None:
     """Past the machine's own memory, where the place is a disk."""
-    if hasattr(out, "fileno"):
+    if isinstance(out, LocalFileOpener):
         out.flush()
         os.fsync(out.fileno())
 
 
-def _full(_: OSError) -> StorageError:
+def check(settings: Settings) -> None:
+    """Whether there is a library for where files are to lie. Raises SettingsError."""
+    try:
+        get_filesystem_class(get_protocol(settings.files_url or ""))
+    except (ImportError, ValueError) as error:
+        raise SettingsError(f"PENSTOCK_FILES_URL: {str(error).removesuffix('.')}.") from None
+
+
+def _failures(fs: Any) -> tuple[type[Exception], ...]:
+    """What it raises when it cannot be reached, or is full; S3's library has words of its own."""
+    if "s3" not in fs.protocol:
+        return (OSError,)
+    from botocore.exceptions import BotoCoreError  # there where s3fs is
+
+    return OSError, BotoCoreError
+
+
+def _full(_: Exception) -> StorageError:
     return StorageError("The place for files takes nothing now; try again later.", retry_after_s=10)

@@ -10,10 +10,10 @@ import httpx2
 import openai
 import pytest
 
-from common.files import Files
+from common.files import Files, check
 from common.identity import Principal
 from common.ledger.ledger import Ledger
-from common.settings import Limits, Settings
+from common.settings import Limits, Settings, SettingsError
 from tests.api.conftest import FrontEnd, Serve
 
 LINES = b'{"custom_id": "1"}\n' * 9
@@ -191,3 +191,25 @@ def _written(files: Files, owner: str, keep_s: int | None) -> Any:
 
 def _folder(front: FrontEnd) -> Path:
     return front.folder / "files"
+
+
+def test_a_store_without_its_library_stops_the_process_with_a_sentence() -> None:
+    for url, why in (("abfs://c/x", "adlfs"), ("nonsense://x", "nonsense")):
+        with pytest.raises(SettingsError, match=f"PENSTOCK_FILES_URL: .*{why}"):
+            check(Settings(files_url=url))
+    check(Settings())
+    check(Settings(files_url="/some/folder"))
+
+
+def test_a_store_is_read_line_by_line_and_from_any_place(settings: Settings, ledger: Ledger) -> None:
+    """One of those that know no readline with a limit, and have no descriptor."""
+    files = Files(settings.model_copy(update={"files_url": "memory://some/where"}), ledger.partitions[0])
+    with files.draft() as draft:
+        draft.write(b"one\ntwo\nthree\n")
+        file = draft.keep("0" * 32, "in", "batch")
+
+    with files.opened(file.id) as opened:
+        opened.seek(4)
+        assert (opened.readline(2), opened.readline(9), opened.read()) == (b"tw", b"o\n", b"three\n")
+    assert b"".join(files.read(file)) == b"one\ntwo\nthree\n"
+    files.delete("0" * 32, file.id)

@@ -330,6 +330,7 @@ def test_a_file_with_answers_has_few_parts_however_slowly_they_come(
     for _ in range(200):
         work(ledger, 1)
         driver()
+    work(ledger, 600)  # where reading took longer than a round
 
     batch = until(driver, batches, batch_id, "completed")
 
