@@ -18,7 +18,6 @@ from gunicorn.workers.ggevent import GeventWorker
 from api import folders
 from api.auth import Gate, is_loopback
 from api.connection import Connection, refusal
-from common import files
 from common.errors import InternalError
 from common.processes import UNUSABLE
 from common.settings import Settings, SettingsError, load
@@ -157,7 +156,6 @@ def main() -> int:
 
 
 def _check(settings: Settings) -> None:
-    files.check(settings)
     if not settings.ledgers:
         raise SettingsError("PENSTOCK_REDIS_URL is not set; `penstock up` starts a server of its own.")
     if Gate(settings).is_open and not settings.allow_anonymous and not is_loopback(settings.host):

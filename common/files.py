@@ -15,21 +15,23 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, Self
 
-from fsspec import get_filesystem_class
+from fsspec import register_implementation
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileOpener
-from fsspec.utils import get_protocol
 
+from common import telemetry
 from common.errors import BodyTooLargeError, InvalidRequestError, StorageError
 from common.ledger import keys
 from common.ledger.partition import Partition
-from common.settings import Settings, SettingsError
+from common.settings import Settings
 
 PREFIX = "file-"
 _PIECE = 2**18
 _BLOCK = 2**20  # of a store that is asked over the network
 _CUT_OFF_S = 24 * 3600.0  # bytes without a file are nobody's after so long
 _ROUND = 1000
+log = telemetry.logger("files")
+register_implementation("s3", "common.buckets.Bucket", clobber=True)  # imported where it is used
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,6 @@ class Files:
         self._part, self._limits = part, settings.limits
         self._url = settings.files_url or str(settings.data_dir.resolve() / "files")
         self._fs, self._root = url_to_fs(self._url)
-        self.failures = _failures(self._fs)
 
     def draft(self) -> "Draft":
         """A place to write a new one to."""
@@ -99,7 +100,7 @@ class Files:
         """The bytes of this name, to be read from any place. Raises StorageError."""
         try:
             return io.BufferedReader(self._fs.open(self.place(name), "rb", block_size=_BLOCK))
-        except self.failures as error:
+        except OSError as error:
             raise StorageError("The file's bytes are not to be had now.", retry_after_s=5) from error
 
     def delete(self, owner: str, file_id: str) -> bool:
@@ -135,7 +136,7 @@ class Files:
             with out:
                 out.write(lines)
                 _sync(out)
-        except self.failures as error:
+        except OSError as error:
             raise _full(error) from error
         return name
 
@@ -144,7 +145,7 @@ class Files:
         try:
             self._fs.makedirs(self._root, exist_ok=True)
             return self._fs.open(self.place(file_id), "wb")
-        except self.failures as error:
+        except OSError as error:
             raise _full(error) from error
 
     def remove(self, file_id: str) -> None:
@@ -191,7 +192,7 @@ class Draft:
 
     def __exit__(self, *_: object) -> None:
         if not self._is_kept:
-            with suppress(*self._files.failures):
+            with suppress(OSError):
                 self._out.close()
             self._files.remove(self.id)
 
@@ -202,7 +203,7 @@ class Draft:
             raise BodyTooLargeError(f"A file may have {self._most} bytes.")
         try:
             self._out.write(piece)
-        except self._files.failures as error:
+        except OSError as error:
             raise _full(error) from error
 
     def keep(self, owner: str, name: str, purpose: str, keep_s: int | None = None) -> File:
@@ -210,7 +211,7 @@ class Draft:
         try:
             _sync(self._out)
             self._out.close()
-        except self._files.failures as error:
+        except OSError as error:
             raise _full(error) from error
         created = int(time.time())
         file = File(self.id, owner, name, purpose, self.size, created, None if keep_s is None else created + keep_s)
@@ -234,22 +235,6 @@ def _sync(out: Any) -> None:
         os.fsync(out.fileno())
 
 
-def check(settings: Settings) -> None:
-    """Whether there is a library for where files are to lie. Raises SettingsError."""
-    try:
-        get_filesystem_class(get_protocol(settings.files_url or ""))
-    except (ImportError, ValueError) as error:
-        raise SettingsError(f"PENSTOCK_FILES_URL: {str(error).removesuffix('.')}.") from None
-
-
-def _failures(fs: Any) -> tuple[type[Exception], ...]:
-    """What it raises when it cannot be reached, or is full; S3's library has words of its own."""
-    if "s3" not in fs.protocol:
-        return (OSError,)
-    from botocore.exceptions import BotoCoreError  # there where s3fs is
-
-    return OSError, BotoCoreError
-
-
-def _full(_: Exception) -> StorageError:
+def _full(error: OSError) -> StorageError:
+    log.warning("a file could not be written", reason=str(error))
     return StorageError("The place for files takes nothing now; try again later.", retry_after_s=10)

@@ -58,6 +58,13 @@ def _domains(names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(name.lower() for name in names)
 
 
+def _store(url: str) -> str:
+    """Those that fsspec reaches without an event loop of its own, which cannot run beside gevent's."""
+    if "://" in url and not re.fullmatch(r"(file:///|s3://[a-z0-9][a-z0-9.-]+(/|$)).*", url):
+        raise ValueError(f"{url!r} is neither a folder nor s3://bucket/prefix")
+    return url
+
+
 CommaList = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_comma_list)]
 Networks = Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode, BeforeValidator(_comma_list)]
 
@@ -109,7 +116,9 @@ class Settings(BaseSettings):
     port: Annotated[int, Field(ge=0, le=65535)] = 5000
     metrics_port: Annotated[int, Field(ge=0, le=65535)] = 5001
     data_dir: Path = Path(".penstock")
-    files_url: str | None = None  # where fsspec keeps files: a folder, s3://bucket/prefix; unset: in data_dir
+    files_url: Annotated[str, AfterValidator(_store)] | None = (
+        None  # a folder, or s3://bucket/prefix; unset: in data_dir
+    )
     redis_url: str | None = None
     redis_memory_bytes: Annotated[int, Field(ge=2**24)] = 2**30  # maxmemory of the embedded server
     broker_url: str | None = None

@@ -41,7 +41,6 @@ FOLDERS += (
 TOP = ("CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile", "README.md", "docker-compose.yml", "requirements.lock")
 ENVIRONMENT = {"common/settings.py", "tests/conftest.py"}  # the reader, and the fixture that clears it
 LATE = {  # imported where they are needed, because they are heavy or decide something when they load
-    "botocore.exceptions",  # there only where files lie in S3
     "api.app",  # after gevent has patched the standard library
     "common",  # telemetry: counters are files once prometheus is loaded
     "prometheus_client",

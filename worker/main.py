@@ -15,7 +15,7 @@ from contextlib import suppress
 from queue import Empty, SimpleQueue
 from types import FrameType
 
-from common import files, telemetry
+from common import telemetry
 from common.broker import Tickets
 from common.door.fetch import Fetcher
 from common.errors import StorageError
@@ -163,7 +163,6 @@ def main() -> int:
     told = parser.parse_args()
     try:
         settings = load()
-        files.check(settings)
     except SettingsError as error:
         sys.stderr.write(f"penstock: {error}\n")
         return UNUSABLE

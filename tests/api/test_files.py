@@ -10,10 +10,10 @@ import httpx2
 import openai
 import pytest
 
-from common.files import Files, check
+from common.files import Files
 from common.identity import Principal
 from common.ledger.ledger import Ledger
-from common.settings import Limits, Settings, SettingsError
+from common.settings import Limits, Settings
 from tests.api.conftest import FrontEnd, Serve
 
 LINES = b'{"custom_id": "1"}\n' * 9
@@ -191,14 +191,6 @@ def _written(files: Files, owner: str, keep_s: int | None) -> Any:
 
 def _folder(front: FrontEnd) -> Path:
     return front.folder / "files"
-
-
-def test_a_store_without_its_library_stops_the_process_with_a_sentence() -> None:
-    for url, why in (("abfs://c/x", "adlfs"), ("nonsense://x", "nonsense")):
-        with pytest.raises(SettingsError, match=f"PENSTOCK_FILES_URL: .*{why}"):
-            check(Settings(files_url=url))
-    check(Settings())
-    check(Settings(files_url="/some/folder"))
 
 
 def test_a_store_is_read_line_by_line_and_from_any_place(settings: Settings, ledger: Ledger) -> None:

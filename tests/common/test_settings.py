@@ -110,6 +110,8 @@ def test_the_setting_of_the_makefile_passes(monkeypatch: Env) -> None:
         ("PENSTOCK_FETCH_HOSTS", "*.good.example", "'*.good.example' is not a domain"),
         ("PENSTOCK_FETCH_INTERNAL", "inside", "Bad setting fetch_internal"),
         ("PENSTOCK_FETCH_INTERNAL", "93.184.216.34/24", "Bad setting fetch_internal"),
+        ("PENSTOCK_FILES_URL", "gs://bucket/x", "neither a folder nor s3://bucket/prefix"),
+        ("PENSTOCK_FILES_URL", "s3://", "neither a folder nor s3://bucket/prefix"),
         ("PENSTOCK_LIMITS__NONE", "1", "Bad setting limits"),
         ("PENSTOCK_ALLOW_ANONYMOUS", "maybe", "Bad setting allow_anonymous"),
     ],
