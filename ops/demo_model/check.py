@@ -22,6 +22,7 @@ from ops.demo_model.lessons import Lesson, exam
 
 WEIGHTS = Path(__file__).parent / "weights"
 _SEED, _QUESTIONS, _LESSONS, _TOGETHER, _NEW = 7, 640, 1200, 32, 400
+_USUAL = "call usual"
 _NAME = re.compile(r'<tool_call>\{"name": "([^"]*)"')
 Found = dict[str, tuple[int, int]]
 
@@ -39,11 +40,14 @@ def measure(weights: Path = WEIGHTS, count: int = _QUESTIONS, *, temperature: fl
 
 
 def measure_lessons(weights: Path = WEIGHTS, count: int = _LESSONS, *, temperature: float = 0) -> Found:
-    """The same of tools and JSON; of calls, names and arguments apart."""
+    """The same of tools and JSON; of calls also the names, and of usual ones with the right names the arguments."""
     found: Found = defaultdict(lambda: (0, 0))
     for topic, wanted, given in answers(weights, itertools.islice(exam(_SEED), count), temperature):
         if topic.startswith("call"):
-            _count(found, "names", is_right=_NAME.findall(given) == _NAME.findall(wanted))
+            is_named = _NAME.findall(given) == _NAME.findall(wanted)
+            _count(found, "names", is_right=is_named)
+            if is_named and topic == _USUAL:
+                _count(found, "arguments", is_right=given == wanted)
         _count(found, topic, is_right=given == wanted)
     return dict(found)
 
