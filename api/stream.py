@@ -4,7 +4,7 @@ Comment lines end in one newline and never make a block of their own: SDKs that 
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 from api.feed import Feed, HangUp
@@ -42,13 +42,17 @@ class Sse:
         """``ask`` tells where an owner's job stands in the queue."""
         self._feed, self._frames, self._ask, self._heartbeat_s = feed, frames, ask, heartbeat_s
         self._has_begun = feed.seen > 0
+        self._spoke = 0.0  # on the monotonic clock
 
-    def __iter__(self) -> Iterator[bytes]:
+    def __iter__(self) -> Generator[bytes]:
         """Blocks and comment lines; a failure after the headers is a block of its own and the end."""
         telemetry.STREAMS.inc()
         try:
             yield queued(self._feed.place)
-            yield from self._blocks()
+            self._spoke = time.monotonic()
+            while not self._feed.is_over:
+                if block := self._next():  # no generator of its own: what is nested here waits in every stream's stack
+                    yield block
         except HangUp:
             return
         except ApiError as error:
@@ -62,16 +66,15 @@ class Sse:
             telemetry.STREAMS.dec()
             telemetry.DURATION.observe(time.monotonic() - self._feed.began)
 
-    def _blocks(self) -> Iterator[bytes]:
-        spoke = time.monotonic()
-        while not self._feed.is_over:
-            wait_s = self._heartbeat_s if self._has_begun else self._heartbeat_s * _QUEUED
-            block = self._block(self._feed.read(max(0.0, spoke + wait_s - time.monotonic())))
-            if not block and time.monotonic() - spoke >= wait_s:
-                block = self._comment()
-            if block:
-                spoke = time.monotonic()
-                yield block
+    def _next(self) -> bytes:
+        """What there is to say after the next look at the feed; may be nothing."""
+        wait_s = self._heartbeat_s if self._has_begun else self._heartbeat_s * _QUEUED
+        block = self._block(self._feed.read(max(0.0, self._spoke + wait_s - time.monotonic())))
+        if not block and time.monotonic() - self._spoke >= wait_s:
+            block = self._comment()
+        if block:
+            self._spoke = time.monotonic()
+        return block
 
     def _block(self, entries: Sequence[Entry]) -> bytes:
         """The frames of new entries, as one piece for the socket."""
