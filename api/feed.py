@@ -9,9 +9,10 @@ items we handed on; a claim that began before ``seen`` and is not that one has s
 
 import contextlib
 import math
-import queue
+import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from api.hub import Hub
 from common.errors import DrainingError, StorageError
@@ -58,8 +59,10 @@ class Feed:
         self.orphan = ""  # the name under which the same request may take its job over, if this client goes
         self._hub, self._ledger, self._submit = hub, ledger, submit
         self._may_replay = not job.reply.stream  # nothing was shown before the end
+        self._may_forget = job.reply.stream  # the prompt, once something was
         self.wake_at = math.inf
-        self._rings: queue.SimpleQueue[Ring | None] = queue.SimpleQueue()  # None: look at the flags and the clock
+        self._rings: list[Ring] = []  # no queue: an empty one is two kilobytes, here two hundred bytes
+        self._bell = threading.Event()  # look at the rings, the flags and the clock
         self._put = self._taken = 0  # items, each counted by one side only
         self._is_stale = submit is None  # the log knows more than the buffer
         self._claim: str | None = None if after else ""  # whose items were handed on last; None: we were not told
@@ -90,7 +93,8 @@ class Feed:
             self._is_stale = True
             return
         self._put += len(ring.items)
-        self._rings.put(ring)
+        self._rings.append(ring)
+        self._bell.set()
 
     def buffered(self) -> int:
         """Items that wait for the reader."""
@@ -98,7 +102,7 @@ class Feed:
 
     def wake(self) -> None:
         """Time is up, or something has changed."""
-        self._rings.put(None)
+        self._bell.set()
 
     def renew(self) -> None:
         """Read the log next, whatever was heard."""
@@ -125,26 +129,37 @@ class Feed:
         entries = self._look(timeout_s) if self._is_stale else self._listen(timeout_s)
         if entries and not isinstance(entries[-1].event, Delta):
             self.is_over = True
+        if entries and self._may_forget:
+            self._forget_prompt()
         return entries
+
+    def _forget_prompt(self) -> None:
+        """Nobody submits it again; a long one is larger than all else of a stream."""
+        self._may_forget = False
+        self._submit = None
+        self.job = replace(self.job, prompts=(), echo=())
 
     def _listen(self, timeout_s: float) -> Sequence[Entry]:
         until = time.monotonic() + timeout_s
         self.wake_at = until  # the hub's clock wakes us: a timer of our own costs more than a ring
-        ring = self._rings.get()
+        self._bell.wait()
+        self._bell.clear()  # before looking: whoever rings meanwhile is heard next
         self.wake_at = math.inf
-        if ring is None and time.monotonic() >= until:
+        if not self._rings and time.monotonic() >= until:
             return self._look(timeout_s)  # rings may be lost without a trace: a quiet while is a reason to look
         entries: list[Entry] = []
-        while ring is not None:
-            self._taken += len(ring.items)
+        while self._rings:
+            ring = self._take()
             if ring.first > self.seen + 1 or (self.seen and ring.claim != self._claim):
                 self._is_stale = True
-                break
-            entries += self._fresh(ring)
-            if self._rings.empty():
-                break
-            ring = self._rings.get()
+            if not self._is_stale:  # the log, which is read next, has all that is heard here
+                entries += self._fresh(ring)
         return entries
+
+    def _take(self) -> Ring:
+        ring = self._rings.pop(0)
+        self._taken += len(ring.items)
+        return ring
 
     def _fresh(self, ring: Ring) -> list[Entry]:
         """What of it was not handed on yet."""
@@ -195,12 +210,8 @@ class Feed:
     def _pause(self, timeout_s: float) -> Sequence[Entry]:
         """Look again when something rings, or after a while."""
         self._is_stale = True
-        with contextlib.suppress(queue.Empty):
-            while not self._rings.empty():
-                self._taken += self._size(self._rings.get_nowait())
-            self._taken += self._size(self._rings.get(timeout=min(timeout_s, _AWAY_S)))
+        self._bell.clear()
+        while self._rings:
+            self._take()
+        self._bell.wait(min(timeout_s, _AWAY_S))
         return ()
-
-    @staticmethod
-    def _size(ring: Ring | None) -> int:
-        return len(ring.items) if ring is not None else 0

@@ -50,8 +50,8 @@ def frames(job: Job) -> Frames:
         end=(',"delta":{},"logprobs":null,"finish_reason":', f"}}{seed}"),
         usage=(f'{base}"choices":[],"usage":', "}\n\n") if job.reply.include_usage else None,
         shaped=_shaped,
-        verdict=partial(verdict, job),
-        called=None if job.tools is None else partial(_begun, job),
+        verdict=partial(verdict, job.constraint),
+        called=None if job.tools is None else partial(_begun, job.id),
     )
 
 
@@ -78,27 +78,27 @@ def whole(job: Job, deltas: Iterable[Delta], usage: Usage) -> dict[str, Any]:
 
 
 def _message(job: Job, said: Said) -> dict[str, Any]:
-    calls = [_call(job, said.index, call) for call in said.calls]
+    calls = [_call(job.id, said.index, call) for call in said.calls]
     content = said.text or ("" if job.tools is None else None)
     message = {"role": "assistant", "content": content, "refusal": None}
     return message | {"tool_calls": calls} if calls else message
 
 
-def _begun(job: Job, choice: int, call: Call) -> dict[str, Any]:
+def _begun(job_id: str, choice: int, call: Call) -> dict[str, Any]:
     """A piece of a call: the first has its id and name, the others its arguments."""
     if call.name:
-        return {"index": call.index} | _call(job, choice, call)
+        return {"index": call.index} | _call(job_id, choice, call)
     return {"index": call.index, "function": {"arguments": call.arguments}}
 
 
-def _call(job: Job, choice: int, call: Call) -> dict[str, Any]:
+def _call(job_id: str, choice: int, call: Call) -> dict[str, Any]:
     function = {"name": call.name, "arguments": call.arguments}
-    return {"id": _call_id(job, choice, call.index), "type": "function", "function": function}
+    return {"id": _call_id(job_id, choice, call.index), "type": "function", "function": function}
 
 
-def _call_id(job: Job, choice: int, index: int) -> str:
+def _call_id(job_id: str, choice: int, index: int) -> str:
     """24 letters and digits, always the same for the same call."""
-    number = int.from_bytes(blake2b(f"{job.id}/{choice}/{index}".encode()).digest())
+    number = int.from_bytes(blake2b(f"{job_id}/{choice}/{index}".encode()).digest())
     return "call_" + "".join(_SIGNS[number // len(_SIGNS) ** at % len(_SIGNS)] for at in range(_SIZE))
 
 

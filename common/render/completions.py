@@ -27,7 +27,7 @@ def frames(job: Job) -> Frames:
         end=(',"text":"","logprobs":null,"finish_reason":', f"}}]{extras(job)}{tail}"),
         usage=(f'{base}"choices":[],"usage":', "}\n\n") if job.reply.include_usage else None,
         shaped=_shaped,
-        verdict=partial(verdict, job),
+        verdict=partial(verdict, job.constraint),
     )
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from json.encoder import encode_basestring
 from typing import Any, Protocol
 
+from common.constraints.spec import Constraint
 from common.jobs import Call, Delta, Entry, Failed, Finish, Job, Logprob, Piece, Usage
 
 DONE = b"data: [DONE]\n\n"
@@ -48,9 +49,8 @@ def extra_fields(job: Job) -> dict[str, Any]:
     return {"x_seed": job.seed} | {name: value for name, value in asked.items() if value}
 
 
-def verdict(job: Job, errors: tuple[str, ...] | None) -> dict[str, Any]:
+def verdict(constraint: Constraint | None, errors: tuple[str, ...] | None) -> dict[str, Any]:
     """How an answer was held to its schema, where that was not simply done; ``errors`` of the look at its end."""
-    constraint = job.constraint
     if constraint is None or constraint.mode == "native":
         return {}
     told: dict[str, Any] = {"mode": constraint.mode}
@@ -166,7 +166,7 @@ def gathered(job: Job, deltas: Iterable[Delta]) -> tuple[Said, ...]:
             "".join(text),
             finishes[index],
             tuple(likely[index]) if is_asked else None,
-            verdict(job, errors[index]),
+            verdict(job.constraint, errors[index]),
             tuple(calls[index].values()),
         )
         for index, text in enumerate(texts)

@@ -177,6 +177,7 @@ def test_a_stream_ends_with_an_error_when_redis_forgot_what_was_seen(
     ledger.partitions[0].redis.flushall()
     feed.renew()
 
+    assert feed.job.prompts == ()  # so long a thing is not kept for what is never asked again
     with pytest.raises(StorageError):
         feed.read(1)
 
