@@ -11,6 +11,7 @@ import sys
 from typing import Any, Self
 
 import gevent
+from gevent.server import StreamServer
 from gunicorn.app.base import BaseApplication
 from gunicorn.http.message import Message
 from gunicorn.workers.ggevent import GeventWorker
@@ -52,6 +53,15 @@ class FrontEnd(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._waits: dict[_Idle, Any] = {}
+
+    def init_process(self) -> None:
+        """One new connection at a time: open streams are not kept waiting, and of a burst few are half-way at once.
+
+        What is half-way to a stream is several times as large as one, and leaves holes in the memory.
+        """
+        StreamServer.max_accept = 1
+        gevent.config.track_greenlet_tree = False  # who spawned whom; nobody asks, and every stream would keep it
+        super().init_process()
 
     def timeout_ctx(self) -> _Idle:
         """How long a connection may be idle."""
