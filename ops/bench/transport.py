@@ -198,6 +198,7 @@ def measure() -> dict[str, float]:
 def _run(load: Load, url: str, redis_pid: int, folder: Path) -> dict[str, float]:
     port = free_port()
     told = {"REDIS_URL": url, "DATA_DIR": str(folder), "PORT": str(port), "LOG_LEVEL": "warning"}
+    told |= {"LIMITS__WAITING_SHARE": str(_DESCRIPTORS)}  # all wait until their workers have begun
     environment = bare_environment() | {f"PENSTOCK_{name}": value for name, value in told.items()}
     resource.setrlimit(resource.RLIMIT_NOFILE, (_DESCRIPTORS, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
     front = _module("serve", environment=environment)
