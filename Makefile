@@ -5,7 +5,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 LOCK := $(shell sha256sum requirements.lock | cut -c 1-16)
 READY := .venv/ready-$(LOCK)
-NATIVE := worker/engine/attend.so
+NATIVE := worker/engine/libnative.so
 INDEX := $(if $(PENSTOCK_TORCH_INDEX),--extra-index-url $(PENSTOCK_TORCH_INDEX))
 
 .PHONY: help run test gpu check clients compose-test chaos bench bench-gpu clean
@@ -43,10 +43,10 @@ bench: $(READY) $(NATIVE) ## the figures, as a table and in build/bench.json
 bench-gpu: $(READY) $(NATIVE) ## the figures of a GPU, and build/bench-gpu.json
 	@$(PY) -m ops.bench.gpu
 
-# Where there is no compiler, attention on a CPU is slower and otherwise the same.
-$(NATIVE): worker/engine/attend.c
+# Where there is no compiler, attention and masks on a CPU are slower and otherwise the same.
+$(NATIVE): worker/engine/native.c
 	@$(CC) -O3 -fno-math-errno -fno-trapping-math -fno-signed-zeros -fassociative-math -shared -fPIC -o $@ $< \
-	  || echo "No C compiler: attention on this CPU will be slower than it could be." >&2
+	  || echo "No C compiler: this CPU will be slower than it could be." >&2
 
 clean: ## what tests and tools leave behind; not .venv, not .penstock
 	@rm -rf build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

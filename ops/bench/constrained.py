@@ -1,14 +1,15 @@
 """What constraints cost, and what they save: whole engine steps, masks alone, compiling, the door.
 
-The engine and its model are those of the part ``engine``, with a tokenizer of as many tokens. Both sides of a ratio run
-one behind the other, by CPU time and by the clock, and the median of the rounds' ratios is told.
+The engine and its model are those of the part ``engine``, with a tokenizer of as many tokens. Both sides of a ratio
+take turns, by CPU time and by the clock, and the median of the rounds' ratios is told.
 """
 
 import gc
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
+from functools import partial
 from itertools import cycle
 from typing import Any
 
@@ -29,6 +30,7 @@ from worker.models.pieces import Pieces
 
 _ROUNDS = 5
 _LONG = 512  # tokens: no answer ends while tokens are counted
+_TURNS = 16  # of each engine, while as many tokens are said as are counted
 _MANY = 1_000  # more than an answer has room for
 
 _RECORD = {
@@ -49,7 +51,7 @@ _FREE = {"type": "object", "additionalProperties": {"type": ["string", "number"]
 def free() -> tuple[Constraint, ...]:
     """Nothing is ever forced, and no answer may end early: what they cost is all that is seen."""
     return (
-        build.from_schema({"type": "string", "minLength": 8 * _MANY}),
+        build.from_schema({"type": "array", "minItems": _MANY, "items": {"type": "string"}}),
         build.from_schema({"type": "array", "minItems": _MANY, "items": _FREE}),
         build.from_regex(rf"(.|\n){{{8 * _MANY},}}"),
         build.from_grammar('start: line{1000,}\nline: /[A-Za-z ]+/ ("," /[A-Za-z ]+/)* "\\n"'),
@@ -69,6 +71,9 @@ class Spent:
     forced: float  # of them
     cpu_s: float
     wall_s: float
+
+    def __add__(self, other: "Spent") -> "Spent":
+        return Spent(*map(sum, zip(astuple(self), astuple(other), strict=True)))
 
 
 class Bench:
@@ -97,26 +102,27 @@ class Bench:
     def _turn(self, costs: Sequence[Constraint], saves: Sequence[Constraint]) -> dict[str, list[Spent]]:
         """Each once: without constraints, under those that cost, under those that save."""
         return {
-            "greedy": [self._decode(one, 0.0) for one in ((), costs, saves)],
-            "sampled": [self._decode(one, 0.7) for one in ((), costs)],
+            "greedy": self._decode(((), costs, saves), 0.0),
+            "sampled": self._decode(((), costs), 0.7),
             "answers": [self._answers(one, 0.0) for one in ((), costs, saves)],
         }
 
-    def _decode(self, constraints: Sequence[Constraint], temperature: float) -> Spent:
-        """As many tokens as whole answers have, when nobody reads a prompt any more."""
-        engine = self._engine()
-        for claim in self._claims(constraints, Sampling(_LONG, temperature)):
-            engine.add(claim)
-        while engine.counters["prefilled_tokens"] < sum(map(len, self._asked)):
-            engine.step()
-
-        enough = engine.counters["generation_tokens"] + len(self._asked) * self._new
-
-        def run() -> None:
-            while engine.counters["generation_tokens"] < enough:
+    def _decode(self, each: Sequence[Sequence[Constraint]], temperature: float) -> list[Spent]:
+        """As many tokens as whole answers have, from the same length on; some steps of one engine, some of the next."""
+        engines = [self._engine() for _ in each]
+        counted = len(self._asked) * self._new
+        for engine, constraints in zip(engines, each, strict=True):
+            for claim in self._claims(constraints, Sampling(_LONG, temperature)):
+                engine.add(claim)
+            while engine.counters["prefilled_tokens"] < sum(map(len, self._asked)):
                 engine.step()
-
-        return _spent(engine, run)
+            _until(engine, counted)
+        begun = [engine.counters["generation_tokens"] for engine in engines]
+        spent = [Spent(0, 0, 0, 0)] * len(engines)
+        for upto in range(counted // _TURNS, counted + 1, counted // _TURNS):
+            for at, engine in enumerate(engines):
+                spent[at] += _spent(engine, partial(_until, engine, begun[at] + upto))
+        return spent
 
     def _answers(self, constraints: Sequence[Constraint], temperature: float) -> Spent:
         """Whole answers: prompts and compiling included."""
@@ -142,6 +148,12 @@ class Bench:
         claims = claims_of(self._asked, sampling)
         pairs = zip(claims, cycle(constraints or (None,)), strict=False)
         return [replace(claim, job=replace(claim.job, constraint=constraint)) for claim, constraint in pairs]
+
+
+def _until(engine: Engine, tokens: float) -> None:
+    """So many have been said."""
+    while engine.counters["generation_tokens"] < tokens:
+        engine.step()
 
 
 def _spent(engine: Engine, run: Callable[[], None]) -> Spent:

@@ -39,14 +39,17 @@ class _Row:
         mask[:] = np.packbits(bits, bitorder="little").view(np.int32)
 
 
-def _masked(logits: Tensor, *rows: _Row | None) -> Tensor:
-    Masks(logits.shape[1], rows).apply(logits)
+def _masked(logits: Tensor, *rows: _Row | None, device: str = "cpu") -> Tensor:
+    Masks(logits.shape[1], rows, device).apply(logits)
     return logits
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda"])  # beside the forward, or at once; the logits lie here either way
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("vocabulary", [7, 8, 32, 33, 1001])
-def test_only_what_may_come_is_left_in_the_rows_under_a_constraint(dtype: torch.dtype, vocabulary: int) -> None:
+def test_only_what_may_come_is_left_in_the_rows_under_a_constraint(
+    device: str, dtype: torch.dtype, vocabulary: int
+) -> None:
     logits = torch.randn(4, vocabulary, generator=torch.Generator().manual_seed(0)).to(dtype)
     expected = logits.clone()
     for row, allowed in ((1, [0, 2, vocabulary - 1]), (3, [5])):
@@ -54,7 +57,7 @@ def test_only_what_may_come_is_left_in_the_rows_under_a_constraint(dtype: torch.
         hidden[allowed] = False
         expected[row, hidden] = -torch.inf
 
-    assert torch.equal(_masked(logits, None, _Row(0, 2, vocabulary - 1), None, _Row(5)), expected)
+    assert torch.equal(_masked(logits, None, _Row(0, 2, vocabulary - 1), None, _Row(5), device=device), expected)
 
 
 def test_logits_without_a_constraint_are_left_alone() -> None:

@@ -1,4 +1,4 @@
-"""Attention in C: what torch says of each row alone, whatever a layer asks for."""
+"""Attention and masks in C: what torch says of each row alone, whatever a layer asks for."""
 
 import shutil
 import subprocess
@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from common.settings import REPOSITORY
 from tests.worker import tiny
 from tests.worker.asked import asked, is_what_generate_says
 from tests.worker.claims import a_claim, answers
-from worker.engine import native
+from worker.engine import masks, native
 from worker.engine.attention import How, Store
 
 SIZE, BLOCKS = 16, 40
@@ -23,11 +24,17 @@ pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no 
 
 
 @pytest.fixture(scope="module")
-def attend(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def built(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """As make builds it."""
-    path = tmp_path_factory.mktemp("native") / "attend.so"
+    path = tmp_path_factory.mktemp("native") / "libnative.so"
     subprocess.run(["make", "-s", "-C", str(REPOSITORY), f"NATIVE={path}", str(path)], check=True)  # noqa: S607
     return native.library(path)
+
+
+@pytest.fixture(scope="module")
+def attend(built: Any) -> Any:
+    """The function."""
+    return built.attend
 
 
 def _pool(heads: int, width: int, value_width: int, dtype: torch.dtype = torch.float32) -> Store:
@@ -159,3 +166,24 @@ def test_a_model_says_the_same_with_it_and_without(attend: Any, is_there: str) -
 
 def test_a_library_that_was_not_built_is_none() -> None:
     assert native.library(Path("nothing.so")) is None
+
+
+@pytest.mark.parametrize("width", [7, 32, 1001])
+def test_masks_in_c_lower_what_numpy_lowers(built: Any, width: int) -> None:
+    drawn = np.random.default_rng(0)
+    logits = torch.from_numpy(drawn.normal(size=(5, width + 3)).astype(np.float32))
+    logits[2, 3] = logits[4, 0] = torch.nan
+    logits[0, 5] = torch.inf
+    bits = drawn.integers(-(2**31), 2**31, (3, -(-width // 32)), np.int32)
+
+    told, expected = logits[:, :width].clone(), logits[:, :width].clone()
+    masks.lower(told, [0, 2, 4], bits, built)
+    masks.lower(expected, [0, 2, 4], bits, None)
+    beside = logits.clone()
+    masks.lower(beside[:, :width], [0, 2, 4], bits, built)
+
+    assert torch.equal(told.nan_to_num(), expected.nan_to_num())
+    assert torch.equal(told.isnan(), expected.isnan())
+    assert torch.equal(told[[1, 3]], logits[[1, 3], :width])
+    assert torch.equal(beside[:, :width].nan_to_num(), expected.nan_to_num())
+    assert torch.equal(beside[:, width:], logits[:, width:])

@@ -6,7 +6,7 @@ from common.jobs import Class
 from tests.builders import a_job
 from tests.worker.claims import a_claim
 from worker.engine import sequence
-from worker.engine.scheduler import Pace, Room, Scheduler
+from worker.engine.scheduler import Room, Scheduler
 from worker.engine.sequence import Bounds
 from worker.engine.work import Work, work_of
 
@@ -212,47 +212,3 @@ def test_where_memory_is_short_fewer_run_until_nothing_is_left_to_do() -> None:
     for name in ("b1", "b2"):
         desk.remove(name)
     assert desk.scheduler.room(None) == Room(4, 4, frozenset(), None)
-
-
-def test_the_pace_shrinks_and_recovers() -> None:
-    pace = Pace()
-    pace.shrink()
-    pace.shrink()
-    assert pace.prefill_tokens == 128
-    for _ in range(9):
-        pace.shrink()
-    assert pace.prefill_tokens == 16
-
-    pace.recover()
-    assert pace.prefill_tokens == 512
-
-
-def test_the_pace_learns_what_a_prompt_token_costs() -> None:
-    pace = Pace()
-    assert (pace.tokens_per_s, pace.prefill_tokens) == (None, 512)
-
-    for _ in range(100):
-        pace.note(0.01, (0, 2, 0), 0.5)
-        pace.note(0.11, (100, 3, 0), 0.5)  # 1 ms a token
-
-    assert pace.prefill_tokens == 50
-    assert pace.tokens_per_s is not None
-    assert 27 < pace.tokens_per_s < 200
-
-
-def test_what_prompts_and_tokens_cost_is_told_apart_while_the_slots_are_full() -> None:
-    pace = Pace()
-    for _ in range(3):
-        pace.note(0.01, (0, 2, 0), 0.3)  # too few to tell
-    pace.note(0.01, (0, 8, 1), 1.0)
-
-    sums = pace.note(0.11, (100, 8, 0), 0.9)
-
-    assert sums == {"prefill_s": pytest.approx(0.1), "full_s": pytest.approx(0.02), "full_tokens": 16}
-
-
-def test_a_step_that_read_and_said_nothing_teaches_nothing() -> None:
-    pace = Pace()
-    pace.note(3.0, (0, 0, 0), 0)
-
-    assert (pace.tokens_per_s, pace.prefill_tokens) == (None, 512)

@@ -4,6 +4,7 @@ transformers calls ``attend`` in each layer under the name that ``NAME`` registe
 way stands in a ``Step``. Honours sliding windows, soft-capping, sinks and grouped heads.
 """
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -14,6 +15,7 @@ from torch.nn import functional
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from worker.engine.memory import in_large_pages
+from worker.engine.model import GaveWayError
 
 NAME = "penstock"
 _FIRST = 2  # blocks before anybody knows how large a layer's are
@@ -147,6 +149,7 @@ class Step:
     singles: Sequence[Singles]
     pieces: Sequence[Piece]
     size: int  # tokens of a block
+    way: threading.Event  # set: this step gives way
 
 
 class _Current:
@@ -178,10 +181,15 @@ def attend(  # noqa: PLR0913  transformers calls it so
     s_aux: Tensor | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """``query`` [1, H, T, D], ``key`` and ``value`` [1, h, T, D]; the attended values [1, T, H, D]."""
+    """``query`` [1, H, T, D], ``key`` and ``value`` [1, h, T, D]; the attended values [1, T, H, D].
+
+    Raises GaveWayError where the step is to be broken off.
+    """
     step = _Current.step
     if step is None:
         raise RuntimeError("no step is under way")
+    if step.way.is_set():
+        raise GaveWayError
     keys, values = key[0], value[0]
     store = step.stores.get(module.layer_idx)
     if store is None:  # the first step of all is a test, in a few blocks

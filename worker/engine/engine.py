@@ -16,25 +16,17 @@ from common.jobs import Delta, Done, Event, Failed, Job, Usage
 from common.ledger.replies import Claim
 from worker.engine import sequence as sequences
 from worker.engine.forward import Feeds, Forward, Hot, LostModelError, ShortOfMemoryError, Tokens, entering
-from worker.engine.model import Drawn, Feed, Model
-from worker.engine.scheduler import Pace, Room, Scheduler
+from worker.engine.model import Drawn, Feed, GaveWayError, Model
+from worker.engine.pace import Pace
+from worker.engine.scheduler import Room, Scheduler
 from worker.engine.work import Work, work_of
 
 __all__ = ["Engine", "Hot", "Output", "Room", "Sink"]
 
 _OUT = 2  # a loop that breaks twice in a row is given up
 _COUNTED = (
-    "steps",
-    "prompt_tokens",
-    "generation_tokens",
-    "prefilled_tokens",
-    "cached_tokens",
-    "guessed_tokens",
-    "guessed_right",
-    "forced_tokens",
-    "preemptions",
-    "out_of_memory",
-    "failed",
+    *("steps", "prompt_tokens", "generation_tokens", "prefilled_tokens", "cached_tokens", "preemptions"),
+    *("guessed_tokens", "guessed_right", "forced_tokens", "out_of_memory", "failed"),
 )
 _BROKEN = Failed.of(InternalError("The constraint could not be kept up to the end.", code="constraint_failed"))
 _FAILED = Failed.of(InternalError("The server failed while it worked on this request."))
@@ -94,6 +86,8 @@ class Engine:
             self._arrivals += 1
             work = work_of(claim, self._arrivals, self._model.bounds, row)
             self._scheduler.add(work, time.monotonic())
+            if self._scheduler.gives_way(work.cls):
+                self._model.way.set()
             self.counters["prompt_tokens"] += claim.job.prompt_tokens
             if self._began is None:
                 self._began = time.monotonic()
@@ -171,12 +165,13 @@ class Engine:
         began = time.monotonic()
         with self._changed:
             self._began = began
+            self._model.way.clear()
             feeds = self._plan(began)
         try:
-            tokens = self._forward.read(feeds)
-        except ShortOfMemoryError:
-            feeds = self._smaller(began)
-            tokens = self._forward.read(feeds, is_last=True)
+            feeds, tokens = self._read(feeds, began)
+        except GaveWayError:
+            self._scheduler.gave_way()
+            return
         with self._changed:
             generated = self.counters["generation_tokens"]
             self._apply(feeds, tokens)
@@ -184,6 +179,13 @@ class Engine:
         if self._hot:
             self._hot.clear()
         self._tell()
+
+    def _read(self, feeds: Feeds, began: float) -> tuple[Feeds, Tokens]:
+        try:
+            return feeds, self._forward.read(feeds)
+        except ShortOfMemoryError:
+            feeds = self._smaller(began)
+            return feeds, self._forward.read(feeds, is_last=True)
 
     def _plan(self, now: float) -> Feeds:
         """Who reads what in this step; the slots that were given up are free from here on."""
@@ -211,19 +213,12 @@ class Engine:
     def _feeds(self, now: float) -> Feeds:
         feeds: Feeds = {}
         budget = self._pace.prefill_tokens
-        for sequence in self._due():
+        for sequence in self._scheduler.due():
             count = sequence.next(budget if self._model.blocks is not None else len(sequence))
             if count and sequence.slot is not None and self._scheduler.grow(sequence, sequence.read + count, now):
                 budget -= count * sequence.is_reading
                 feeds[sequence] = self._feed(sequence, count, now)
         return {sequence: feed for sequence, feed in feeds.items() if sequence.slot is not None}
-
-    def _due(self) -> Sequence[sequences.Sequence]:
-        """Who reads in this step: those that decode, then prompts in their turn; a suspect's prompt alone."""
-        running = self._scheduler.running
-        reading = [sequence for sequence in running if sequence.is_reading]
-        alone = [sequence for sequence in reading if self._is_suspect(sequence)]
-        return alone[:1] or [*(one for one in running if not one.is_reading), *self._scheduler.in_turn(reading)]
 
     def _feed(self, sequence: sequences.Sequence, count: int, now: float) -> Feed:
         guess = self._scheduler.guess(sequence, now)
@@ -246,13 +241,12 @@ class Engine:
         if sequence.slot is not None:
             self._try(sequence, partial(sequence.begin, self._model, now), now)
 
-    def _is_suspect(self, sequence: sequences.Sequence) -> bool:
-        return self._scheduler[sequence.job_id].is_suspect
-
     def _count(self, feeds: Feeds, generated: float, seconds: float) -> None:
-        prefilled = sum(len(feed.tokens) for feed in entering(feeds).values())
+        reading = entering(feeds)
+        prefilled = sum(len(feed.tokens) for feed in reading.values())
         said, ended = int(self.counters["generation_tokens"] - generated), sum(one.slot is None for one in feeds)
-        self.counters |= self._pace.note(seconds, (prefilled, said, ended), len(feeds) / self._model.slots)
+        rows, full = len(feeds) - len(reading), len(feeds) / self._model.slots
+        self.counters |= self._pace.note(seconds, (prefilled, said, ended), rows, full)
         self.counters["steps"] += bool(feeds)
         self.counters["prefilled_tokens"] += prefilled
         self.counters["preemptions"] = self._scheduler.parked

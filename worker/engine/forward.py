@@ -4,7 +4,7 @@ from collections.abc import Collection
 from typing import Protocol
 
 from common import telemetry
-from worker.engine.model import Drawn, Feed, Model
+from worker.engine.model import Drawn, Feed, GaveWayError, Model
 from worker.engine.sequence import Sequence
 
 Feeds = dict[Sequence, Feed]
@@ -39,12 +39,15 @@ class Forward:
     def read(self, feeds: Feeds, *, is_last: bool = False) -> Tokens:
         """The next tokens, but for the sequences that cannot have one.
 
-        Raises ShortOfMemoryError where a smaller step might fit, unless this ``is_last`` that can be tried. Any other
-        step that raises is done again in parts: each new sequence alone, the others together, and if that raises as
-        well, in halves. Who raises alone fails alone. Raises LostModelError when all of several do.
+        Raises GaveWayError where it was broken off, and nothing was read. Raises ShortOfMemoryError where a smaller
+        step might fit, unless this ``is_last`` that can be tried. Any other step that raises is done again in parts:
+        each new sequence alone, the others together, and if that raises as well, in halves. Who raises alone fails
+        alone. Raises LostModelError when all of several do.
         """
         try:
             return self._read(feeds)
+        except GaveWayError:
+            raise
         except Exception as error:  # a model may raise anything
             if len(feeds) > 1 and not is_last and _is_short(error):
                 raise ShortOfMemoryError from error
@@ -63,6 +66,9 @@ class Forward:
         """A part of a failed step, in halves when it fails as well, without who fails alone."""
         try:
             return self._read(feeds)
+        except GaveWayError:  # not in the middle of this
+            self._model.way.clear()
+            return self._tried(feeds)
         except Exception:  # noqa: BLE001  the whole step's exception is in the log
             if len(feeds) == 1:
                 return {}

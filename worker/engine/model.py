@@ -1,5 +1,6 @@
 """What the engine knows of a model: what it is fed, and what it gives."""
 
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -37,6 +38,10 @@ class Drawn(NamedTuple):
     more: tuple[int, ...] = ()  # what is drawn after each guessed token, as if it had come
 
 
+class GaveWayError(Exception):
+    """A step was broken off for somebody who must not wait; what it read is read again."""
+
+
 class Compiler(Protocol):
     """Makes constraints ready to be followed, for one tokenizer."""
 
@@ -48,6 +53,7 @@ class Network:
     """What models with a tokenizer and weights have alike."""
 
     compiler: Compiler | None = None  # None: its tokenizer cannot be constrained
+    way: threading.Event
     _device: Any
 
     def row(self, constraint: Constraint) -> Row:
@@ -66,13 +72,14 @@ class Model(Speech, Protocol):
 
     slots: int
     bounds: Bounds
+    way: threading.Event  # set: a step that can be broken off gives way
 
     @property
     def blocks(self) -> Blocks | None:
         """Where keys and values lie; None: it finds them by the slot, and reads each prompt whole."""
 
     def step(self, feeds: Sequence[Feed]) -> Mapping[int, Drawn]:
-        """The next token of each slot. May be repeated after an exception."""
+        """The next token of each slot. May be repeated after an exception. Raises GaveWayError."""
 
     def free(self, slot: int) -> None:
         """Forget what was read in this slot; a slot that was never used is free already."""

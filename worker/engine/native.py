@@ -1,6 +1,6 @@
-"""Attention of one new token each by ``attend.c``: exact lengths, nothing is gathered. CPU, float32 and bfloat16.
+"""``native.c``: attention of one new token each, with exact lengths and nothing gathered, and masks. On a CPU.
 
-``make`` builds it where there is a C compiler; without it ``attention.Group`` does the same, slower.
+``make`` builds it where there is a C compiler; without it ``attention.Group`` and ``masks`` do the same, slower.
 """
 
 import ctypes
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from worker.engine.attention import How, Store
 
-_LIBRARY = Path(__file__).with_name("attend.so")
+_LIBRARY = Path(__file__).with_name("libnative.so")
 DTYPES = (torch.float32, torch.bfloat16)
 _PART = 2**17  # numbers of keys and values that are worth a thread
 _POINTERS = ("query", "out", "keys", "values", "sinks", "table", "ends")
@@ -34,15 +34,17 @@ class _Call(ctypes.Structure):
     )
 
 
+@cache
 def library(path: Path = _LIBRARY) -> Any:
-    """The function, or None where it was not built."""
+    """The functions, or None where they were not built."""
     try:
-        attend = ctypes.CDLL(str(path)).attend
+        built = ctypes.CDLL(str(path))
     except OSError:
         return None
-    attend.argtypes = (ctypes.POINTER(_Call), ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
-    attend.restype = None
-    return attend
+    built.attend.argtypes = (ctypes.POINTER(_Call), ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
+    built.lower.argtypes = (ctypes.c_void_p, *2 * (ctypes.c_int64,), ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p)
+    built.attend.restype = built.lower.restype = None
+    return built
 
 
 @cache
@@ -55,7 +57,7 @@ class Rows:
     """Tokens that see so much each of their sequences, at the places ``start`` to ``start + count`` of the row."""
 
     def __init__(self, attend: Any, start: int, tables: Sequence[Sequence[int]], ends: Sequence[int]) -> None:
-        """``attend``: the ``library``; then the blocks of each one's sequence, and how many of its tokens it sees."""
+        """``attend``: of the ``library``; then the blocks of each sequence, and how many of its tokens are seen."""
         self._attend = attend
         self.start, self.count = start, len(ends)
         self._most, self._sum = max(ends), sum(ends)

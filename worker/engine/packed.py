@@ -5,6 +5,7 @@ in pieces, behind blocks that somebody else has filled.
 """
 
 import inspect
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate, islice
@@ -45,10 +46,12 @@ class PackedModel(Network):
         _refuse(model)
         self.slots, self.bounds = slots, bounds
         self.decode, self.spell = speech.decode, speech.spell
+        self.way = threading.Event()
         self._model, self._device = model, model.device
         self._vocabulary = model.config.get_text_config(decoder=True).vocab_size
         can_attend = model.device.type == "cpu" and model.dtype in native.DTYPES
-        self._attend = native.library() if can_attend else None
+        built = native.library() if can_attend else None
+        self._attend = built and built.attend
         self._editor, self._sampler = Editor(model.device), Sampler(model.device)
         self._poisoned: dict[int, Sequence[int]] = {}  # slots whose logits were not finite, and their blocks
         self._stores: dict[int, Store] = {}
@@ -68,7 +71,7 @@ class PackedModel(Network):
             return {slot: drawn for feed in feeds for slot, drawn in self.step((feed,)).items()}
         drawing = [feed for feed in feeds if feed.draws]
         rows = [feed for feed in drawing for _ in range(feed.draws)]
-        masks = Masks(self._vocabulary, [feed.row for feed in rows])  # who guesses has no constraint
+        masks = Masks(self._vocabulary, [feed.row for feed in rows], self._device.type)  # who guesses has no constraint
         parts = self._read(feeds)
         drawn = {feed.slot: _scored(feed, parts[feed.slot], feed.follows) for feed in feeds if not feed.draws}
         for feed in feeds:
@@ -156,7 +159,7 @@ class PackedModel(Network):
         wanted = [_wanted(feed) for feed in order]
         keep = [at for end, count in zip(starts[1:], wanted, strict=True) for at in range(end - count, end)]
         row = torch.tensor([ids, positions, places], device=self._device)  # one transfer for all
-        attention.begin(Step(self._stores, row[2], singles, pieces, SIZE))
+        attention.begin(Step(self._stores, row[2], singles, pieces, SIZE, self.way))
         try:
             output = self._model(
                 input_ids=row[:1],

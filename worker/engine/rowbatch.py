@@ -5,6 +5,7 @@ Runs whatever speaks transformers' ``Cache`` interface with full or sliding atte
 """
 
 import inspect
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -46,6 +47,7 @@ class RowModel(Network):
         """Raises UnsupportedModelError for what would go wrong on this path."""
         self.slots, self.bounds = 1 if bounds.is_deterministic else slots, bounds
         self.decode, self.spell = speech.decode, speech.spell
+        self.way = threading.Event()
         self._model = model
         self._device: torch.device = model.device
         config = model.config.get_text_config(decoder=True)
@@ -73,7 +75,7 @@ class RowModel(Network):
         entering = [feed for feed in feeds if not feed.position]
         running = self._dense([feed for feed in feeds if feed.position])
         order = entering + running
-        masks = Masks(self._vocabulary, [feed.row if feed.draws else None for feed in order])
+        masks = Masks(self._vocabulary, [feed.row if feed.draws else None for feed in order], self._device.type)
         prompts = {feed.slot: self._read(feed) for feed in entering}
         logits = [prompt[-1:] for prompt in prompts.values()]
         if running:

@@ -12,15 +12,11 @@ from worker.engine.blocks import Blocks, OutOfBlocksError
 from worker.engine.sequence import Sequence
 from worker.engine.work import Work
 
-_PREFILL_S = 0.05  # reading prompts may make running sequences wait so long in one step
-_FIRST_TOKENS = 512  # prompt tokens of a step before we know what they cost
-_LEAST_TOKENS = 16  # of a step, however slow they are
-_FULL = 0.9  # of the slots: as many as batches can fill
 _FEW = 4  # sequences: with more, each token of a step costs as much as the next
 _GUESSED = 7  # tokens at most
 _AHEAD = 64  # tokens of an answer for which there must be blocks when a sequence enters
-_WEIGHT = 0.1  # of the newest step in a moving mean
 _CLAIM_S = 0.05  # from the end of a job to the first step of the one that is claimed for its slot
+_PATIENT = 2  # steps for which the lowest class waits in a row
 _RANK = {cls: rank for rank, cls in enumerate(CLASSES)}
 
 
@@ -43,6 +39,8 @@ class Scheduler:
         self._most = slots  # sequences that run; fewer while memory is short
         self.parked = 0  # jobs that had to wait again
         self._free = list(range(slots - 1, -1, -1))  # the lowest is taken first
+        self._gives_way = False  # the step under way, for a higher class
+        self._waited = 0  # steps in a row that the lowest class was left out of, or broken off in
         self._left: list[int] = []  # given up, but the model does not know it yet
         self._works: dict[str, Work] = {}
         self._running: list[Sequence] = []  # in order of entry
@@ -64,9 +62,31 @@ class Scheduler:
         """The sequences in slots, in order of entry."""
         return tuple(self._running)
 
-    def in_turn(self, some: Iterable[Sequence]) -> list[Sequence]:
-        """The same in the order of their jobs."""
-        return sorted(some, key=lambda sequence: _turn(self._works[sequence.job_id]))
+    def due(self) -> Iterable[Sequence]:
+        """Who reads in this step: those that decode, then prompts in their turn; a suspect's prompt alone.
+
+        Where others have a prompt to be read, the lowest class waits for them, but not for a third step in a row.
+        """
+        works = [(self._works[sequence.job_id], sequence) for sequence in self._running]
+        reading = sorted((one for one in works if one[1].is_reading), key=lambda one: _turn(one[0]))
+        if alone := [sequence for work, sequence in reading if work.is_suspect]:
+            return alone[:1]
+        due = [*(one for one in works if not one[1].is_reading), *reading]
+        higher = [sequence for work, sequence in due if work.cls != CLASSES[-1]]
+        self._gives_way = bool(due) and not higher and not self._waited
+        if any(sequence.is_reading for sequence in higher) and self._waited < _PATIENT:
+            self._waited += len(higher) < len(due)
+            return higher
+        self._waited = 0
+        return [sequence for _, sequence in due]
+
+    def gives_way(self, cls: Class) -> bool:
+        """Whether the step under way is to be broken off for a job of this class that comes now."""
+        return self._gives_way and cls != CLASSES[-1]
+
+    def gave_way(self) -> None:
+        """It was, and read nothing; the one behind the next is not."""
+        self._waited = 1
 
     def add(self, work: Work, now: float) -> None:
         """A job joins the queue of its class; one of the lowest may have come too early, and counts as parked."""
@@ -248,56 +268,6 @@ class Scheduler:
         self._left.append(sequence.slot)
         sequence.slot = None
         self._running.remove(sequence)
-
-
-class Pace:
-    """What steps have cost lately."""
-
-    def __init__(self) -> None:
-        self.tokens_per_s: float | None = None
-        self.ends_per_s: float | None = None  # sequences that give their slot up
-        self._decode_s = 0.0  # a step that read no prompt
-        self._prefill_s: float | None = None  # a prompt token
-        self._most: int | None = None  # prompt tokens, while memory is short
-        self._sums = {"prefill_s": 0.0, "full_s": 0.0, "full_tokens": 0.0}
-
-    @property
-    def prefill_tokens(self) -> int:
-        """So many prompt tokens a step may read without keeping running sequences waiting for long."""
-        wanted = _FIRST_TOKENS if self._prefill_s is None else int(_PREFILL_S / self._prefill_s)
-        return max(_LEAST_TOKENS, wanted if self._most is None else min(wanted, self._most))
-
-    def shrink(self) -> None:
-        """Memory is short: half as many from now on."""
-        self._most = self.prefill_tokens // 2
-
-    def recover(self) -> None:
-        """It no longer is, perhaps."""
-        self._most = None
-
-    def note(self, seconds: float, tokens: tuple[int, int, int], full: float) -> dict[str, float]:
-        """A step took so long for so many prompt tokens, new tokens and ends, with so much of the slots in use.
-
-        Returns the sums so far.
-        """
-        prefilled, generated, ended = tokens
-        if generated:
-            self.tokens_per_s = _mean(self.tokens_per_s, generated / seconds)
-            self.ends_per_s = _mean(self.ends_per_s, ended / seconds)
-        reading = max(1e-6, seconds - self._decode_s) if prefilled else 0.0
-        if prefilled:
-            self._prefill_s = _mean(self._prefill_s, reading / prefilled)
-        elif generated:
-            self._decode_s = _mean(self._decode_s or None, seconds)
-        self._sums["prefill_s"] += reading
-        if full >= _FULL:
-            self._sums["full_s"] += seconds - reading
-            self._sums["full_tokens"] += generated
-        return self._sums
-
-
-def _mean(mean: float | None, newest: float) -> float:
-    return newest if mean is None else mean + _WEIGHT * (newest - mean)
 
 
 def _turn(work: Work) -> tuple[int, int]:

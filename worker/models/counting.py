@@ -9,7 +9,6 @@ import json
 import math
 import re
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from urllib.parse import parse_qsl
 
@@ -20,7 +19,7 @@ from common.constraints.spec import Constraint
 from worker.engine import rng
 from worker.engine.blocks import Blocks
 from worker.engine.likely import Score
-from worker.engine.model import Drawn, Feed
+from worker.engine.model import Drawn, Feed, GaveWayError
 from worker.engine.sequence import Bounds, BrokenConstraintError, Row
 from worker.models.pieces import Pieces
 
@@ -53,6 +52,7 @@ class Counting:
         """``query``: ``step_ms=5&answer=200``; both have defaults."""
         told = dict(parse_qsl(query.removeprefix("?")))
         self.slots = slots
+        self.way = threading.Event()
         self.tokenizer = tokenizer()
         self._pieces = Pieces(self.tokenizer)
         self._ids = self.tokenizer.get_vocab()
@@ -66,7 +66,8 @@ class Counting:
 
     def step(self, feeds: Sequence[Feed]) -> Mapping[int, Drawn]:
         """One character each."""
-        time.sleep(self._step_s)  # as long as a forward pass would take
+        if self.way.wait(self._step_s):  # as long as a forward pass would take
+            raise GaveWayError
         self._fresh = {}
         drawn = {feed.slot: self._drawn(feed) for feed in feeds}
         self._tails |= self._fresh  # not before: a step that fails is done again

@@ -1,9 +1,12 @@
-/* Attention of one new token each, read straight from the blocks that keys and values lie in.
+/* What torch has nothing quick for on a CPU. native.py calls it; where it was not built, attention.py and masks.py do the
+ * same, slower.
  *
- * A row is a query of all heads, the blocks of its sequence in order, and the number of tokens it sees. Every key and
- * value is read once for all query heads that share it, the next block is fetched meanwhile. native.py calls `attend`;
- * without it the same is done with torch in attention.py. Nothing here depends on neighbours: a row gives the same bits
- * alone and in any company.
+ * `attend`: attention of one new token each, read straight from the blocks that keys and values lie in. A row is a query
+ * of all heads, the blocks of its sequence in order, and the number of tokens it sees. Every key and value is read once
+ * for all query heads that share it, the next block is fetched meanwhile. Nothing here depends on neighbours: a row gives
+ * the same bits alone and in any company.
+ *
+ * `lower`: what may not come becomes minus infinity.
  */
 #include <math.h>
 #include <stdint.h>
@@ -113,5 +116,20 @@ FOR_EACH_MACHINE void attend(const Call *call, float *scores, int64_t from, int6
         else if (width == 128 && !call->is_half) read(call, row, head, scores, 128, 0);
         else if (!call->is_half) read(call, row, head, scores, width, 0);
         else read(call, row, head, scores, width, 1);
+    }
+}
+
+PART void lower_word(float *logits, uint32_t word, int64_t width) {
+    for (int64_t at = 0; at < width; at++) /* what is no number stays so, wherever it stands */
+        logits[at] = (word >> at & 1) || logits[at] != logits[at] ? logits[at] : -INFINITY;
+}
+
+/* Rows `at` of `logits`, `width` numbers each and `stride` apart; `bits` are [count, ceil(width / 32)]. */
+FOR_EACH_MACHINE void lower(float *logits, int64_t stride, int64_t width, const int64_t *at, int64_t count, const uint32_t *bits) {
+    const int64_t whole = width / 32, rest = width % 32;
+    for (int64_t row = 0; row < count; row++, bits += whole + (rest > 0)) {
+        float *one = logits + at[row] * stride;
+        for (int64_t word = 0; word < whole; word++) lower_word(one + word * 32, bits[word], 32);
+        if (rest) lower_word(one + whole * 32, bits[whole], rest);
     }
 }
