@@ -132,9 +132,9 @@ class Chores:
         self._threads = (*reapers(self._ledger, settings.lease_s), *sweeping, driving, *sending)
         self._stopped: SimpleQueue[None] = SimpleQueue()
 
-    def _drive(self) -> None:
+    def _drive(self) -> bool:
         yield_to_others()
-        self._batches()
+        return self._batches()
 
     def stop(self, _signal: int = 0, _frame: FrameType | None = None) -> None:
         """End soon."""

@@ -28,7 +28,8 @@ log = telemetry.logger("watch")
 class Periodic:
     """A thread that does one thing at an interval until it is stopped."""
 
-    def __init__(self, name: str, interval_s: float, work: Callable[[], None]) -> None:
+    def __init__(self, name: str, interval_s: float, work: Callable[[], object]) -> None:
+        """``work``: True where there is more to do at once."""
         self._interval_s, self._work = interval_s, work
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -44,13 +45,14 @@ class Periodic:
 
     def _run(self) -> None:
         while True:
+            has_more = False
             try:
-                self._work()
+                has_more = self._work() is True
             except StorageError:
                 log.warning("redis does not answer", thread=self._thread.name)
             except Exception:  # the next round may not fail, and all hangs on it
                 log.exception("this round failed", thread=self._thread.name)
-            if self._stop.wait(self._interval_s):
+            if self._stop.wait(0 if has_more else self._interval_s):
                 return
 
 

@@ -3,14 +3,13 @@
 import secrets
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import astuple
 from functools import partial
 from typing import Any
 
 import redis
 
 from common.cards import ModelCard
-from common.errors import ConflictError, InternalError, StorageError
+from common.errors import ApiError, ConflictError, InternalError, StorageError
 from common.identity import Principal
 from common.jobs import CLASSES, Class, Job
 from common.ledger import keys, wire
@@ -96,9 +95,26 @@ class Ledger:
         A job that is here already stays as it is; its place is 0 once it runs. Raises KnownJobError where another job
         is the same request, ConflictError, RateLimitError (queue_full, deadline_unreachable) and StorageError.
         """
-        wait = "" if job.max_wait_s is None else job.max_wait_s
-        head = (job.id, front_end or "", limits.waiting_class, limits.waiting_share, job.end_s, wait)
-        verdict, *rest = self._of(job.id).run("submit", *head, *astuple(once), *wire.submission(job))
+        reply = self._of(job.id).run("submit", *wire.submission(job, limits, front_end, once))
+        return self._place_told(job, reply)
+
+    def submit_each(self, jobs: Sequence[Job], limits: Limits) -> list[ApiError | None]:
+        """SUBMIT of one owner's jobs, in one round trip; why they were not taken. Raises StorageError."""
+        told = list[ApiError | None]()
+        calls = [wire.submission(job, limits, None, NEVER_AGAIN) for job in jobs]
+        for job, reply in zip(jobs, self._of(jobs[0].id).run_each("submit", calls) if jobs else (), strict=True):
+            try:
+                self._place_told(job, reply)
+            except StorageError:
+                raise
+            except ApiError as error:
+                told.append(error)
+            else:
+                told.append(None)
+        return told
+
+    def _place_told(self, job: Job, reply: Sequence[bytes]) -> Place:
+        verdict, *rest = reply
         match verdict:
             case b"ok":
                 return wire.place(*rest)

@@ -1,7 +1,7 @@
 """One Redis: its connections, its scripts, and the one place where Redis' errors become ours."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import resources
 from typing import Any, TypeVar
 
@@ -67,6 +67,21 @@ class Partition:
     def run(self, script: str, *args: str | bytes | float) -> Any:
         """One atomic step. Raises StorageError."""
         return self.ask(lambda: self._scripts[script](keys=[self.tag], args=args))
+
+    def run_each(self, script: str, calls: Sequence[Sequence[str | bytes | float]]) -> list[Any]:
+        """As many atomic steps in one round trip; those of others may come between. Raises StorageError."""
+
+        def call() -> list[Any]:
+            pipeline = self.redis.pipeline(transaction=False)
+            for args in calls:
+                self._scripts[script](keys=[self.tag], args=args, client=pipeline)
+            replies: list[Any] = pipeline.execute(raise_on_error=False)  # which would change their words
+            for reply in replies:
+                if isinstance(reply, Exception):
+                    raise reply
+            return replies
+
+        return self.ask(call)
 
     def ask(self, call: Callable[[], T]) -> T:
         """Any call to this Redis. Raises StorageError."""

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import astuple
 from typing import Literal, cast
 
 from common.errors import CancelledError, ExpiredError, InternalError, RateLimitError
@@ -11,6 +12,7 @@ from common.ledger.replies import (
     Claim,
     Emission,
     EmitReply,
+    Once,
     Pace,
     Place,
     Record,
@@ -19,6 +21,7 @@ from common.ledger.replies import (
     Watched,
     WorkerInfo,
 )
+from common.settings import Limits
 
 Ids = Sequence[bytes]
 Counts = Sequence[bytes | None]
@@ -35,8 +38,10 @@ def lua_items() -> str:
     return "".join(f"local {name.upper()} = [==[{end.encode()}]==]\n" for name, end in ends.items())
 
 
-def submission(job: Job) -> list[str | int | float]:
-    """What the scripts need to know of a job, and its body."""
+def submission(job: Job, limits: Limits, front_end: str | None, once: Once) -> list[str | int | float]:
+    """What SUBMIT is told: of the request, and what the scripts need to know of a job, and its body."""
+    wait = "" if job.max_wait_s is None else job.max_wait_s
+    head = (job.id, front_end or "", limits.waiting_class, limits.waiting_share, job.end_s, wait, *astuple(once))
     told: dict[str, str | int | float] = {
         "model": job.model,
         "cls": job.cls,
@@ -52,7 +57,7 @@ def submission(job: Job) -> list[str | int | float]:
         "body": job.encode(),
     }
     told |= {"parent": job.parent} if job.parent else {}
-    return [part for pair in told.items() for part in pair]
+    return [*head, *(part for pair in told.items() for part in pair)]
 
 
 RECORD = ("owner", "body", "state", "attempts", "ntok", "seq", "came", "begun", "ended")

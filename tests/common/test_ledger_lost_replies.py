@@ -41,6 +41,17 @@ def test_a_job_whose_receipt_was_lost_is_stored_once(ledger: Ledger, far: Hand, 
     assert ledger.waiting("m")["interactive"] == 2
 
 
+def test_several_whose_receipt_was_lost_are_stored_once(ledger: Ledger, far: Hand, line: Line) -> None:
+    jobs = [a_job() for _ in range(3)]
+    far.ledger.submit_each([a_job()], LIMITS)
+    line.losses = 1
+
+    told = far.ledger.submit_each(jobs, LIMITS)
+
+    assert told == [None] * 3
+    assert ledger.waiting("m")["interactive"] == 4
+
+
 def test_items_whose_receipt_was_lost_are_stored_once(ledger: Ledger, far: Hand, line: Line) -> None:
     job = a_job()
     ledger.submit(job, LIMITS)

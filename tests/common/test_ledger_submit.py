@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from common.errors import InternalError, RateLimitError
+from common.errors import InternalError, RateLimitError, StorageError
 from common.identity import Principal
 from common.jobs import Class, Sampling, new_id
 from common.ledger.ledger import Ledger
@@ -113,6 +113,32 @@ def test_another_owners_id_is_refused(ledger: Ledger) -> None:
 
     with pytest.raises(InternalError):
         ledger.submit(dataclasses.replace(job, owner="f" * 32), LIMITS)
+
+
+def test_several_are_taken_in_their_order_and_each_refusal_stands_in_its_place(ledger: Ledger, hand: Hand) -> None:
+    jobs = [a_job() for _ in range(5)]
+    ledger.submit(jobs[3], LIMITS)
+    strange = dataclasses.replace(jobs[3], owner="f" * 32)
+
+    told = ledger.submit_each([*jobs[:2], strange, *jobs[2:]], LIMITS)
+
+    assert [type(one) for one in told] == [type(None), type(None), InternalError, *3 * (type(None),)]
+    assert ledger.waiting("m")["interactive"] == 5
+    claims = [hand.claim().job.id for _ in range(5)]
+    assert claims == [jobs[at].id for at in (3, 0, 1, 2, 4)]
+    assert ledger.submit_each((), LIMITS) == []
+
+
+def test_several_for_whom_there_is_no_room_raise_as_one_does(ledger: Ledger, raw: Any) -> None:
+    raw.config_set("maxmemory", 1)
+    try:
+        with pytest.raises(StorageError) as refused:
+            ledger.submit_each([a_job(), a_job()], LIMITS)
+    finally:
+        raw.config_set("maxmemory", 0)
+
+    assert "full" in refused.value.message or "answer" in refused.value.message
+    assert ledger.submit_each([a_job(), a_job()], LIMITS) == [None, None]
 
 
 def test_a_full_class_refuses_and_says_when_to_come_again(ledger: Ledger, hand: Hand) -> None:

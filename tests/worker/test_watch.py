@@ -95,6 +95,21 @@ def test_a_thread_outlives_a_round_that_fails() -> None:
     thread.stop()
 
 
+def test_a_round_that_leaves_something_to_do_is_followed_at_once() -> None:
+    rounds: list[int] = []
+
+    def work() -> bool:
+        rounds.append(len(rounds))
+        return len(rounds) < 50
+
+    thread = Periodic("thread", 3600, work)
+    thread.start()
+    until(lambda: len(rounds) == 50)
+    thread.stop()
+
+    assert len(rounds) == 50
+
+
 def test_a_dead_workers_job_continues_elsewhere(ledger: Ledger) -> None:
     job = submitted(ledger)
     with replica(ledger, "dead", answer=12) as dead, replica(ledger, "heir", answer=12) as heir:

@@ -7,8 +7,9 @@ in the same step that takes its rows off that list.
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from http import HTTPStatus
 from itertools import islice
 from typing import Any, BinaryIO
@@ -29,11 +30,20 @@ from worker.chores.rows import Door, Place, Row, Rows, row_id, told_line
 _LEASE_S = 15.0
 _SLICE_S = 1.0  # of one batch, before the next one's turn
 _FED, _TAKEN = 64, 500  # rows in one step
+_AT_ONCE = 16  # rows in one round trip: the storage has others to answer
 _PARTS, _PART_S = 100, 5.0  # ended rows are written once they are a hundredth of all that are, or after so long
 _WHOLE_LOG = 10**6
 _MOST_ERRORS = 20  # of a file, that are told
 _USED = ("prompt_tokens", "cached_tokens", "completion_tokens")
 log = telemetry.logger("batches")
+
+
+@dataclass(frozen=True, slots=True)
+class _Some:
+    """Lines, and their rows, which may still be read."""
+
+    places: Sequence[Place]
+    rows: Iterator[Row]
 
 
 class Driver:
@@ -52,15 +62,18 @@ class Driver:
         self._batches = Batches(ledger)
         self._files = Files(settings, ledger.partitions[0])
         self._rows = Rows(settings, ledger, door)
+        self._has_more = False  # than this round had time for
         self._stopped: dict[str, int] = {}  # batches that are to end -> rows that we have cancelled
         self._written: dict[str, float] = {}  # batches that we drive -> when we last looked for what to write
 
-    def __call__(self) -> None:
-        """One round over all that are open and that nobody else drives."""
+    def __call__(self) -> bool:
+        """One round over all that are open and that nobody else drives; True where more rows could be fed at once."""
+        self._has_more = False
         for part in self._ledger.partitions:
             for batch_id in self._batches.open(part.number):
                 if self._ledger.lease(f"batch:{batch_id}", self._holder, _LEASE_S):
                     self._drive(batch_id)
+        return self._has_more
 
     def close(self) -> None:
         """Leave no child."""
@@ -154,12 +167,19 @@ class Driver:
         if batch.row >= most:
             return
         with self._places(batch) as places:
-            while (some := list(islice(places, min(_FED, most - batch.row)))) and self._feed_some(
-                batch, some, is_late=is_late
-            ):
-                batch = self._again(batch)
-                if time.monotonic() >= until:
+            within = islice(places, most - batch.row)
+            ahead = self._read(batch, within, is_late=is_late)
+            while ahead.places:
+                some, ahead = ahead, self._read(batch, within if time.monotonic() < until else (), is_late=is_late)
+                if not self._feed_some(batch, some):
                     return
+                batch = self._again(batch)
+            self._has_more |= batch.row < most
+
+    def _read(self, batch: Batch, places: Iterable[Place], *, is_late: bool) -> _Some:
+        """The next rows; others read them while the ones before them are submitted."""
+        some = list(islice(places, _FED))
+        return _Some(some, self._rows.read(batch, some, is_late=is_late))
 
     def _most_fed(self, batch: Batch, *, is_late: bool) -> int:
         """The row up to which may be fed now: what has begun when a window closes is ended, so it must be little."""
@@ -169,29 +189,25 @@ class Driver:
         ended = batch.taken + len(self._batches.ended(batch, _TAKEN))
         return min(batch.total, ended + slots + _FED)
 
-    def _feed_some(self, batch: Batch, places: Sequence[Place], *, is_late: bool) -> bool:
+    def _feed_some(self, batch: Batch, some: _Some) -> bool:
         """These rows; False: somebody else was quicker. Raises UnavailableError."""
         lines, asked = list[str](), {model: list(sums) for model, sums in batch.asked.items()}
-        for row in self._rows.read(batch, places, is_late=is_late):
-            job = row.job if isinstance(row.job, ApiError) else self._submitted(batch, row.job)
-            if isinstance(job, Job):
-                sums = asked.setdefault(job.model, [0, 0, 0])
-                asked[job.model] = [sums[0] + 1, sums[1] + job.prompt_tokens, sums[2] + job.cost - job.prompt_tokens]
-            if (line := self._line_at_once(batch, row, job)) is not None:
-                lines.append(line)
-        last = places[-1]
+        while rows := list(islice(some.rows, _AT_ONCE)):
+            for row, job in zip(rows, self._submitted(batch, rows), strict=True):
+                if isinstance(job, Job):
+                    of_model = asked.setdefault(job.model, [0, 0, 0])
+                    sums = zip(of_model, (1, job.prompt_tokens, job.cost - job.prompt_tokens), strict=True)
+                    asked[job.model] = [so_far + more for so_far, more in sums]
+                if (line := self._line_at_once(batch, row, job)) is not None:
+                    lines.append(line)
+        last = some.places[-1]
         return self._batches.fed(batch, last.row + 1, last.behind, asked, lines)
 
-    def _submitted(self, batch: Batch, job: Job) -> Job | ApiError:
-        """The job, or why it cannot wait. Raises UnavailableError."""
-        try:
-            if not batch.is_dry:
-                self._ledger.submit(job, self._settings.limits)
-        except UnavailableError:
-            raise
-        except ApiError as error:
-            return error
-        return job
+    def _submitted(self, batch: Batch, rows: Sequence[Row]) -> Iterator[Job | ApiError]:
+        """Their jobs, or why they cannot wait. Raises UnavailableError."""
+        jobs = [row.job for row in rows if isinstance(row.job, Job)]
+        refusals = iter(len(jobs) * [None] if batch.is_dry else self._ledger.submit_each(jobs, self._settings.limits))
+        return (row.job if isinstance(row.job, ApiError) else next(refusals) or row.job for row in rows)
 
     def _line_at_once(self, batch: Batch, row: Row, job: Job | ApiError) -> str | None:
         """Of a row that nobody works on; None: somebody does."""
@@ -258,7 +274,7 @@ class Driver:
         """Cancel what was fed and has not ended; write what has; then it is over."""
         if self._is_half_fed(batch):
             with self._places(batch) as places:
-                self._feed_some(batch, list(islice(places, _FED)), is_late=False)
+                self._feed_some(batch, self._read(batch, places, is_late=False))
             batch = self._again(batch)
         self._cancel(batch)
         self._collect(batch, at_once=True)
