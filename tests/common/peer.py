@@ -62,10 +62,13 @@ Say = tuple[bytes | Callable[[Peer, socket.socket], None], ...]
 
 @contextmanager
 def peer(
-    *say: bytes | Callable[[Peer, socket.socket], None], context: ssl.SSLContext | None = None, is_deaf: bool = False
+    *say: bytes | Callable[[Peer, socket.socket], None],
+    context: ssl.SSLContext | None = None,
+    is_deaf: bool = False,
+    port: int = 0,
 ) -> Iterator[Peer]:
     """It says the first to the first who asks, the last to all after the last; deaf, it waits for no question."""
-    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
+    with closing(socket.create_server(("127.0.0.1", port))) as listener:
         it = Peer(listener, say, context, is_deaf=is_deaf)
         serving = threading.Thread(target=it.serve)
         serving.start()
