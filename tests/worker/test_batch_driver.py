@@ -341,6 +341,6 @@ def test_a_file_with_answers_has_few_parts_however_slowly_they_come(
 def _die_in_mid_step(driver: Driver, ledger: Ledger, batch: Batch) -> None:
     """Twenty rows are submitted, and nobody writes that down."""
     with driver._places(batch) as places:
-        for row in driver._rows.read(batch, islice(places, 20)):
+        for row in driver._rows.read(batch, list(islice(places, 20))):
             if isinstance(row.job, Job):
                 ledger.submit(row.job, driver._settings.limits)

@@ -191,6 +191,17 @@ def test_a_loop_that_breaks_twice_in_a_row_is_given_up() -> None:
     assert (sink.calls, engine.stalled_s()) == (2, math.inf)
 
 
+def test_a_step_in_which_somebody_fails_says_nothing_of_what_prompts_cost() -> None:
+    broken = counting("5 ", 6, seed=2)
+    engine, notes = an_engine(Watched(breaks=lambda feed: feed.draw.key in keys(broken)), broken)
+    before = engine._pace.prefill_tokens
+
+    finish(engine)
+
+    assert is_failed(notes, broken)
+    assert engine._pace.prefill_tokens == before
+
+
 class _Small(Watched):
     """Has memory for steps of so many sequences."""
 

@@ -4,10 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from common.jobs import Job
+from common.jobs import Delta, Job
 from tests.worker import tiny
 from tests.worker.asked import asked, is_what_generate_says
-from tests.worker.claims import Watched, a_claim, alone, an_engine, counting, finish, keys
+from tests.worker.claims import Marks, Watched, a_claim, alone, an_engine, counting, finish, keys, spelled
 from worker.engine.model import Drawn, Feed
 
 
@@ -125,6 +125,47 @@ def test_a_step_that_follows_one_that_was_broken_off_comes_to_its_end() -> None:
     assert len(notes.deltas(batch)) >= 3
     finish(engine)
     assert notes.text(batch) == alone(batch)
+
+
+def test_a_suspects_step_is_its_own_however_many_come() -> None:
+    batch, suspect = counting("1 ", 9, seed=98, cls="batch"), counting("5 ", 9, seed=99, cls="batch")
+    people = [counting("5 ", 1, seed=seed, cls="interactive") for seed in range(4)]
+    model = _Visited(slots=8)
+    engine, notes = an_engine(model, batch)
+    engine.step()
+    engine.step()
+
+    engine.add(a_claim(suspect, attempts=1))
+    model.visits = {at: lambda one=one: engine.add(a_claim(one)) for at, one in enumerate(people, 2)}  # type: ignore[misc]
+    finish(engine)
+
+    assert _who(model, suspect, *people)[2:4] == ["0", "1"]
+    assert notes.text(suspect) == alone(suspect)
+
+
+def test_nobody_is_hot_after_a_step_that_was_broken_off() -> None:
+    batch, person = counting("1 ", 9, seed=1, cls="batch"), counting("5 ", 9, seed=2, cls="normal")
+    model, marks = _Visited(), Marks()
+    engine, _ = an_engine(model, batch, hot=marks)
+    model.visits[1] = lambda: engine.add(a_claim(person))
+
+    engine.step()
+    engine.step()
+
+    assert marks.told == [{batch.id}, set(), {batch.id}, set()]
+
+
+def test_one_who_ends_at_once_breaks_nothing_off() -> None:
+    batch, person = counting("1 ", 9, seed=1, cls="batch"), counting("5 ", 9, seed=2, cls="normal")
+    said = (Delta("6", spelled("6"), 0, "stop"),)
+    model = _Visited()
+    engine, notes = an_engine(model, batch)
+    model.visits[1] = lambda: engine.add(a_claim(person, said))
+
+    engine.step()
+    engine.step()
+
+    assert len(notes.deltas(batch)) == 2
 
 
 def test_a_forward_that_was_broken_off_between_layers_says_the_same_when_it_is_done_again() -> None:

@@ -168,6 +168,16 @@ def test_a_library_that_was_not_built_is_none() -> None:
     assert native.library(Path("nothing.so")) is None
 
 
+def test_a_mask_that_is_wider_than_the_logits_is_read_as_it_is_meant(built: Any) -> None:
+    bits = np.zeros((2, 4), np.int32)
+    bits[:, 0] = 1, 2
+    logits = torch.zeros(2, 64)
+
+    masks.lower(logits, [0, 1], bits, built)
+
+    assert logits.isfinite().nonzero().tolist() == [[0, 0], [1, 1]]
+
+
 @pytest.mark.parametrize("width", [7, 32, 1001])
 def test_masks_in_c_lower_what_numpy_lowers(built: Any, width: int) -> None:
     drawn = np.random.default_rng(0)

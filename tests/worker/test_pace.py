@@ -53,6 +53,33 @@ def test_rows_that_decode_do_not_make_prompts_seem_dear(step_s: float, row_s: fl
     assert min(wanted[5:]) > 0.3 * 0.05 / token_s
 
 
+@pytest.mark.parametrize("at", [0, 300])
+@pytest.mark.parametrize("hiccup_s", [0.5, 10.0])
+def test_one_step_that_took_strangely_long_is_forgotten(at: int, hiccup_s: float) -> None:
+    """Steady load after it: as many rows in every step, and prompts always wait."""
+    drawn, pace, wanted = random.Random(1), Pace(), list[int]()
+    for step in range(600):
+        reads, rows = pace.prefill_tokens, drawn.randrange(28, 33)
+        cost = (0.01 + 0.002 * rows + 0.0006 * reads) * drawn.uniform(1, 1.2)
+        pace.note(cost + (step == at) * hiccup_s, (reads, rows, 0), rows, 1.0)
+        wanted.append(pace.prefill_tokens)
+
+    after = wanted[at + 10 :]
+    assert min(after) > 83 / 2
+    assert sum(after) / len(after) < 2 * 83
+
+
+def test_the_budget_grows_by_four_times_at_most() -> None:
+    pace = Pace()
+    for _ in range(200):
+        pace.note(0.05, (50, 1, 0), 1, 1.0)
+    before = pace.prefill_tokens
+
+    pace.note(0.0, (300, 0, 0), 0, 1.0)
+
+    assert pace.prefill_tokens <= 4 * before + 4
+
+
 def test_what_prompts_and_tokens_cost_is_summed_apart_while_the_slots_are_full() -> None:
     pace = Pace()
     for _ in range(100):

@@ -9,7 +9,6 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from http import HTTPStatus
 from itertools import islice
 from typing import Any, BinaryIO
@@ -25,7 +24,7 @@ from common.protocol.batches import LINE_BYTES, read_line
 from common.protocol.schedule import Schedule
 from common.render.shapes import SHAPES
 from common.settings import Settings
-from worker.chores.rows import Door, Place, Row, Rows, row_id, told_line
+from worker.chores.rows import Door, Place, Row, Rows, Some, row_id, told_line
 
 _LEASE_S = 15.0
 _SLICE_S = 1.0  # of one batch, before the next one's turn
@@ -35,15 +34,8 @@ _PARTS, _PART_S = 100, 5.0  # ended rows are written once they are a hundredth o
 _WHOLE_LOG = 10**6
 _MOST_ERRORS = 20  # of a file, that are told
 _USED = ("prompt_tokens", "cached_tokens", "completion_tokens")
+_NONE = Some((), ())
 log = telemetry.logger("batches")
-
-
-@dataclass(frozen=True, slots=True)
-class _Some:
-    """Lines, and their rows, which may still be read."""
-
-    places: Sequence[Place]
-    rows: Iterator[Row]
 
 
 class Driver:
@@ -166,20 +158,24 @@ class Driver:
         until, most = time.monotonic() + _SLICE_S, self._most_fed(batch, is_late=is_late)
         if batch.row >= most:
             return
+        begun, ahead = batch.row, _NONE
         with self._places(batch) as places:
             within = islice(places, most - batch.row)
-            ahead = self._read(batch, within, is_late=is_late)
-            while ahead.places:
-                some, ahead = ahead, self._read(batch, within if time.monotonic() < until else (), is_late=is_late)
-                if not self._feed_some(batch, some):
-                    return
-                batch = self._again(batch)
-            self._has_more |= batch.row < most
+            some = self._read(batch, within, is_late=is_late)
+            try:
+                while some.places:
+                    ahead = self._read(batch, within if time.monotonic() < until else (), is_late=is_late)
+                    if not self._feed_some(batch, some):
+                        return
+                    batch, some = self._again(batch), ahead
+            finally:
+                some.drop()
+                ahead.drop()
+        self._has_more |= begun < batch.row < most
 
-    def _read(self, batch: Batch, places: Iterable[Place], *, is_late: bool) -> _Some:
+    def _read(self, batch: Batch, places: Iterable[Place], *, is_late: bool) -> Some:
         """The next rows; others read them while the ones before them are submitted."""
-        some = list(islice(places, _FED))
-        return _Some(some, self._rows.read(batch, some, is_late=is_late))
+        return self._rows.read(batch, list(islice(places, _FED)), is_late=is_late)
 
     def _most_fed(self, batch: Batch, *, is_late: bool) -> int:
         """The row up to which may be fed now: what has begun when a window closes is ended, so it must be little."""
@@ -189,10 +185,11 @@ class Driver:
         ended = batch.taken + len(self._batches.ended(batch, _TAKEN))
         return min(batch.total, ended + slots + _FED)
 
-    def _feed_some(self, batch: Batch, some: _Some) -> bool:
+    def _feed_some(self, batch: Batch, some: Some) -> bool:
         """These rows; False: somebody else was quicker. Raises UnavailableError."""
         lines, asked = list[str](), {model: list(sums) for model, sums in batch.asked.items()}
-        while rows := list(islice(some.rows, _AT_ONCE)):
+        each = iter(some)
+        while rows := list(islice(each, _AT_ONCE)):
             for row, job in zip(rows, self._submitted(batch, rows), strict=True):
                 if isinstance(job, Job):
                     of_model = asked.setdefault(job.model, [0, 0, 0])

@@ -3,8 +3,8 @@
 import hashlib
 import json
 import time
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
@@ -53,6 +53,23 @@ class Row:
     job: Job | ApiError
 
 
+@dataclass(frozen=True, slots=True)
+class Some:
+    """Lines, and their rows, which may still be read."""
+
+    places: Sequence[Place]
+    futures: Sequence[Future[Row]]
+
+    def __iter__(self) -> Iterator[Row]:
+        """Each in its turn. Raises UnavailableError: none can be taken now."""
+        return (future.result() for future in self.futures)
+
+    def drop(self) -> None:
+        """Those that nobody has begun with are not needed."""
+        for future in self.futures:
+            future.cancel()
+
+
 class Rows:
     """Reads lines for the driver."""
 
@@ -68,13 +85,14 @@ class Rows:
         if self._door is not None:
             self._door.close()
 
-    def read(self, batch: Batch, places: Iterable[Place], *, is_late: bool = False) -> Iterator[Row]:
-        """Each in its turn. Raises UnavailableError: none can be taken now."""
+    def read(self, batch: Batch, places: Sequence[Place], *, is_late: bool = False) -> "Some":
+        """Begin with these."""
         if self._door is None:
             self._door = admission.Door(self._settings, self._ledger)
-        return self._pool.map(partial(self._row, self._door, batch, is_late), places)
+        read = partial(self._row, self._door, batch, is_late=is_late)
+        return Some(places, tuple(self._pool.submit(read, place) for place in places))
 
-    def _row(self, door: Door, batch: Batch, is_late: bool, place: Place) -> Row:  # noqa: FBT001  partial has the name
+    def _row(self, door: Door, batch: Batch, place: Place, *, is_late: bool) -> Row:
         line = read_line(place.raw, batch.endpoint, self._settings.limits)
         try:
             if is_late:

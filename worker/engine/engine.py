@@ -5,7 +5,7 @@ The model is behind a small Protocol, so that everything here runs without torch
 
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -86,8 +86,6 @@ class Engine:
             self._arrivals += 1
             work = work_of(claim, self._arrivals, self._model.bounds, row)
             self._scheduler.add(work, time.monotonic())
-            if self._scheduler.gives_way(work.cls):
-                self._model.way.set()
             self.counters["prompt_tokens"] += claim.job.prompt_tokens
             if self._began is None:
                 self._began = time.monotonic()
@@ -98,6 +96,8 @@ class Engine:
             elif work.is_finished:
                 self._end(work, _done(work))
             else:  # parked ahead of the claim alone, they could be back before it came
+                if self._scheduler.gives_way(work.cls):
+                    self._model.way.set()
                 self._scheduler.park(0, work.cls, time.monotonic())
             self._changed.notify_all()
 
@@ -171,11 +171,13 @@ class Engine:
             feeds, tokens = self._read(feeds, began)
         except GaveWayError:
             self._scheduler.gave_way()
+            if self._hot:
+                self._hot.clear()
             return
         with self._changed:
-            generated = self.counters["generation_tokens"]
+            before = dict(self.counters)
             self._apply(feeds, tokens)
-            self._count(feeds, generated, time.monotonic() - began)
+            self._count(feeds, before, time.monotonic() - began)
         if self._hot:
             self._hot.clear()
         self._tell()
@@ -204,6 +206,7 @@ class Engine:
             self._pace.shrink()
             self._vacate()
             self._model.relieve()
+            self._scheduler.stays()
             return self._feeds(now)
 
     def _vacate(self) -> None:
@@ -241,12 +244,15 @@ class Engine:
         if sequence.slot is not None:
             self._try(sequence, partial(sequence.begin, self._model, now), now)
 
-    def _count(self, feeds: Feeds, generated: float, seconds: float) -> None:
+    def _count(self, feeds: Feeds, before: Mapping[str, float], seconds: float) -> None:
+        """What the step was; where somebody failed, it says nothing of the next."""
         reading = entering(feeds)
         prefilled = sum(len(feed.tokens) for feed in reading.values())
-        said, ended = int(self.counters["generation_tokens"] - generated), sum(one.slot is None for one in feeds)
-        rows, full = len(feeds) - len(reading), len(feeds) / self._model.slots
-        self.counters |= self._pace.note(seconds, (prefilled, said, ended), rows, full)
+        said = int(self.counters["generation_tokens"] - before["generation_tokens"])
+        told = (prefilled, said, sum(one.slot is None for one in feeds))
+        if self.counters["failed"] == before["failed"]:
+            rows, full = len(feeds) - len(reading), len(feeds) / self._model.slots
+            self.counters |= self._pace.note(seconds, told, rows, full)
         self.counters["steps"] += bool(feeds)
         self.counters["prefilled_tokens"] += prefilled
         self.counters["preemptions"] = self._scheduler.parked

@@ -59,7 +59,7 @@ def lower(logits: Tensor, at: Sequence[int], bits: NDArray[np.int32], built: Any
     """Rows ``at`` of ``logits`` [R, V] by their ``bits`` [r, ceil(V / 32)]; ``built``: ``native.library``, or None."""
     if logits.device.type != "cpu" or logits.dtype != torch.float32 or logits.stride(1) != 1:
         _lower_elsewhere(logits, at, bits.view(np.uint8))
-    elif built:
+    elif built and bits.shape[1] == -(-logits.shape[1] // _WORD):
         rows = np.array(at, np.int64)
         shape = (logits.stride(0), logits.shape[1], rows.ctypes.data, len(at))
         built.lower(logits.data_ptr(), *shape, bits.ctypes.data)

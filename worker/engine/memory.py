@@ -41,6 +41,14 @@ def give_back(device: Any) -> None:
         libc.malloc_trim(0)
 
 
+def wait(device: Any) -> None:
+    """Until all that was begun there is done."""
+    if device.type == "cuda":
+        import torch
+
+        torch.cuda.synchronize(device)
+
+
 def in_large_pages(tensor: Any) -> Any:
     """The same torch tensor beside a CPU, not yet written to: in pages of 2 MB if the system has some."""
     libc = ctypes.CDLL(None)

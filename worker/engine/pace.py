@@ -15,9 +15,12 @@ _LEAST_TOKENS = 16  # of a step, however slow they are
 _FULL = 0.9  # of the slots: as many as batches can fill
 _WEIGHT = 0.1  # of the newest step in a moving mean
 _KEPT = 0.95  # of the weight of all steps before the newest
+_TICK_S = 1e-6  # no step is quicker
 _USUAL = np.array((1.0, 32.0, 256.0))  # a step, its rows, its prompt tokens: all about as large
 _INERTIA = 0.05  # against what few steps show
 _LEAST = 0.25  # of what a token cost in the best of all steps: a prompt token costs so much at least
+_STRANGE = 3.0  # times what was expected: of the first steps the dearer one is forgotten, later ones count as so much
+_EARLY = 10  # steps
 
 
 class Pace:
@@ -55,11 +58,13 @@ class Pace:
         if generated:
             self.tokens_per_s = _mean(self.tokens_per_s, generated / seconds)
             self.ends_per_s = _mean(self.ends_per_s, ended / seconds)
+        seconds = max(seconds, _TICK_S)
         if rows or prefilled:
             self._cost.note(rows, prefilled, seconds)
         if prefilled:
             self._cheapest_s = min(self._cheapest_s, seconds / (rows + prefilled))
-            self._prefill_s = min(max(self._cost.token_s, _LEAST * self._cheapest_s), seconds / prefilled)
+            least = max(_LEAST * self._cheapest_s, _LEAST * (self._prefill_s or 0.0))
+            self._prefill_s = max(least, min(self._cost.token_s, seconds / prefilled))
         reading = (self._prefill_s or 0.0) * prefilled
         self._sums["prefill_s"] += reading
         if full >= _FULL:
@@ -74,6 +79,7 @@ class _Cost:
     def __init__(self) -> None:
         self._found: NDArray[np.float64] = np.zeros(3)  # seconds of a step, of the usual rows, of the usual tokens
         self._seen, self._met = np.zeros((3, 3)), np.zeros(3)
+        self._steps = 0
 
     @property
     def token_s(self) -> float:
@@ -83,6 +89,12 @@ class _Cost:
     def note(self, rows: int, tokens: int, seconds: float) -> None:
         """A step took so long."""
         step = np.array((1, rows, tokens)) / _USUAL
+        expected = float(step @ self._found)
+        self._steps += 1
+        if self._steps > _EARLY and expected > 0:
+            seconds = min(seconds, _STRANGE * expected)
+        elif expected > _STRANGE * seconds:
+            self._found, self._seen, self._met = np.zeros(3), np.zeros((3, 3)), np.zeros(3)
         self._seen = _KEPT * self._seen + np.outer(step, step)
         self._met = _KEPT * self._met + seconds * step
         self._found += np.linalg.solve(self._seen + _INERTIA * np.eye(3), self._met - self._seen @ self._found)

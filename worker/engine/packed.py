@@ -78,6 +78,7 @@ class PackedModel(Network):
             if not feed.draws:
                 self._editor.read(feed)
         if not drawing:
+            memory.wait(self._device)  # what it took is measured
             return drawn
         logits = torch.cat([parts[feed.slot][-feed.draws :] for feed in drawing]).float()
         asking = [feed for feed in drawing if feed.asked]

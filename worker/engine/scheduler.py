@@ -39,7 +39,7 @@ class Scheduler:
         self._most = slots  # sequences that run; fewer while memory is short
         self.parked = 0  # jobs that had to wait again
         self._free = list(range(slots - 1, -1, -1))  # the lowest is taken first
-        self._gives_way = False  # the step under way, for a higher class
+        self._gives_way = self._stays = False  # the step under way, for a higher class; the next one does not
         self._waited = 0  # steps in a row that the lowest class was left out of, or broken off in
         self._left: list[int] = []  # given up, but the model does not know it yet
         self._works: dict[str, Work] = {}
@@ -70,10 +70,12 @@ class Scheduler:
         works = [(self._works[sequence.job_id], sequence) for sequence in self._running]
         reading = sorted((one for one in works if one[1].is_reading), key=lambda one: _turn(one[0]))
         if alone := [sequence for work, sequence in reading if work.is_suspect]:
+            self._gives_way = False
             return alone[:1]
         due = [*(one for one in works if not one[1].is_reading), *reading]
         higher = [sequence for work, sequence in due if work.cls != CLASSES[-1]]
-        self._gives_way = bool(due) and not higher and not self._waited
+        self._gives_way = bool(due) and not higher and not self._waited and not self._stays
+        self._stays = False
         if any(sequence.is_reading for sequence in higher) and self._waited < _PATIENT:
             self._waited += len(higher) < len(due)
             return higher
@@ -83,6 +85,10 @@ class Scheduler:
     def gives_way(self, cls: Class) -> bool:
         """Whether the step under way is to be broken off for a job of this class that comes now."""
         return self._gives_way and cls != CLASSES[-1]
+
+    def stays(self) -> None:
+        """The step that is planned next is not broken off."""
+        self._stays = True
 
     def gave_way(self) -> None:
         """It was, and read nothing; the one behind the next is not."""
