@@ -130,12 +130,13 @@ def test_several_are_taken_in_their_order_and_each_refusal_stands_in_its_place(l
 
 
 def test_several_for_whom_there_is_no_room_raise_as_one_does(ledger: Ledger, raw: Any) -> None:
+    before = raw.config_get("maxmemory")["maxmemory"]
     raw.config_set("maxmemory", 1)
     try:
         with pytest.raises(StorageError) as refused:
             ledger.submit_each([a_job(), a_job()], LIMITS)
     finally:
-        raw.config_set("maxmemory", 0)
+        raw.config_set("maxmemory", before)
 
     assert "full" in refused.value.message or "answer" in refused.value.message
     assert ledger.submit_each([a_job(), a_job()], LIMITS) == [None, None]
