@@ -96,6 +96,10 @@ def test_what_prompts_and_tokens_cost_is_summed_apart_while_the_slots_are_full()
     assert sums["full_s"] - before["full_s"] == pytest.approx(0.01, abs=0.006)
     assert sums["full_tokens"] == 16
 
+    quick = dict(pace.note(0.0001, (100, 8, 0), 8, 1.0))
+
+    assert quick["full_s"] >= sums["full_s"]  # no step gives time back
+
 
 def test_a_step_that_read_and_said_nothing_teaches_nothing() -> None:
     pace = Pace()

@@ -34,7 +34,6 @@ _PARTS, _PART_S = 100, 5.0  # ended rows are written once they are a hundredth o
 _WHOLE_LOG = 10**6
 _MOST_ERRORS = 20  # of a file, that are told
 _USED = ("prompt_tokens", "cached_tokens", "completion_tokens")
-_NONE = Some((), ())
 log = telemetry.logger("batches")
 
 
@@ -158,10 +157,10 @@ class Driver:
         until, most = time.monotonic() + _SLICE_S, self._most_fed(batch, is_late=is_late)
         if batch.row >= most:
             return
-        begun, ahead = batch.row, _NONE
+        begun = batch.row
         with self._places(batch) as places:
             within = islice(places, most - batch.row)
-            some = self._read(batch, within, is_late=is_late)
+            some = ahead = self._read(batch, within, is_late=is_late)
             try:
                 while some.places:
                     ahead = self._read(batch, within if time.monotonic() < until else (), is_late=is_late)

@@ -85,7 +85,7 @@ class Rows:
         if self._door is not None:
             self._door.close()
 
-    def read(self, batch: Batch, places: Sequence[Place], *, is_late: bool = False) -> "Some":
+    def read(self, batch: Batch, places: Sequence[Place], *, is_late: bool = False) -> Some:
         """Begin with these."""
         if self._door is None:
             self._door = admission.Door(self._settings, self._ledger)

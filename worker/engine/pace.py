@@ -55,17 +55,17 @@ class Pace:
         ``full``: the share of the slots in use. Returns the sums so far.
         """
         prefilled, generated, ended = tokens
+        seconds = max(seconds, _TICK_S)
         if generated:
             self.tokens_per_s = _mean(self.tokens_per_s, generated / seconds)
             self.ends_per_s = _mean(self.ends_per_s, ended / seconds)
-        seconds = max(seconds, _TICK_S)
         if rows or prefilled:
             self._cost.note(rows, prefilled, seconds)
         if prefilled:
             self._cheapest_s = min(self._cheapest_s, seconds / (rows + prefilled))
-            least = max(_LEAST * self._cheapest_s, _LEAST * (self._prefill_s or 0.0))
+            least = _LEAST * max(self._cheapest_s, self._prefill_s or 0.0)
             self._prefill_s = max(least, min(self._cost.token_s, seconds / prefilled))
-        reading = (self._prefill_s or 0.0) * prefilled
+        reading = min(seconds, (self._prefill_s or 0.0) * prefilled)
         self._sums["prefill_s"] += reading
         if full >= _FULL:
             self._sums["full_s"] += seconds - reading
