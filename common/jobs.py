@@ -5,6 +5,7 @@ A log's items are JSON objects, numbered from 1:
     {"c": choice, "t": text, "i": [token ids]}        Delta
     {"c": choice, "t": "", "i": [...], "f": reason}   the Delta that ends a choice; its text stands in the item before
     {..., "l": [[token, logprob, offset, [[token, logprob], ...]], ...]}   a Delta with how likely its tokens were
+    {..., "n": tokens}                                the last key of a Delta: what the job has generated with it
     {..., "f": reason, "e": [pointers]}               and where the whole choice misses its schema, if somebody looked
     {"c": choice, "t": "", "i": [...], "k": [index, name, arguments]}   a Delta of a call: its tool, or more arguments
     {"done": {"usage": {...}}}                        Done, the last item
@@ -209,6 +210,11 @@ class Delta:
         errors = "" if self.errors is None else f',"e":{json.dumps(self.errors, separators=(",", ":"))}'
         call = "" if self.call is None else f',"k":{_called(self.call)}'
         return f'{{"c":{self.choice},"t":{text},"i":[{ids}]{finish}{likely}{errors}{call}}}'
+
+
+def counted(item: str, tokens: int) -> str:
+    """A Delta's item that says how many tokens the job has with it: who has only the log knows it too."""
+    return f'{item[:-1]},"n":{tokens}}}'
 
 
 def _called(call: Call) -> str:

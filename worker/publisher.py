@@ -9,13 +9,13 @@ Locks: ``_owning`` before ``_changed``, and neither is held by anyone who holds 
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, TypeVar
 
 from common import telemetry
 from common.errors import StorageError
-from common.jobs import Class, Delta, Done, Event, Failed
+from common.jobs import Class, Delta, Done, Event, Failed, counted
 from common.ledger.ledger import Ledger
 from common.ledger.replies import Claim, Emission, EmitReply, End
 from common.ledger.wire import CANCELLED, EXPIRED
@@ -57,12 +57,21 @@ class _Open:
     """One claimed job: all its items, and how many of them Redis has."""
 
     epoch: int
-    items: list[_Item]
     stored: int
+    items: list[_Item] = field(default_factory=list)
     pending: list[Event] = field(default_factory=list)
+    tokens: int = 0  # in all items
     ahead: int = 0  # tokens that Redis does not have
     is_fresh: bool = True  # nothing of this claim was sent yet
     end: End | None = None
+
+    def add(self, events: Iterable[Event]) -> None:
+        """Behind all items."""
+        for event in events:
+            tokens = _tokens(event)
+            self.tokens += tokens
+            text = event.encode()
+            self.items.append(_Item(counted(text, self.tokens) if isinstance(event, Delta) else text, tokens))
 
 
 class Publisher:
@@ -94,13 +103,14 @@ class Publisher:
 
         One that we hold under this very epoch stays as it is: Redis forgot the claim, and hears all from memory again.
         """
-        job_id, items = claim.job.id, [_item(delta) for delta in claim.said]
+        job_id, job = claim.job.id, _Open(claim.epoch, claim.seq)
+        job.add(claim.said)
         with self._owning:
             with self._changed:
                 held = self._open.get(job_id)
                 if held is not None and held.epoch == claim.epoch:
                     return
-                self._open[job_id] = _Open(claim.epoch, items, claim.seq)
+                self._open[job_id] = job
                 self._ready.pop(job_id, None)
             self._listener.add(claim)
 
@@ -211,12 +221,11 @@ class Publisher:
 
     @staticmethod
     def _emission(job_id: str, job: _Open) -> Emission:
-        job.items += map(_item, merged(job.pending))
+        job.add(merged(job.pending))
         job.pending.clear()
         job.is_fresh = False
-        new = job.items[job.stored :]
-        tokens = sum(item.tokens for item in new)
-        return Emission(job_id, job.epoch, job.stored, tuple(item.text for item in new), tokens, job.end)
+        new = tuple(item.text for item in job.items[job.stored :])
+        return Emission(job_id, job.epoch, job.stored, new, job.tokens, job.end)
 
     def _emit(self, emissions: Sequence[Emission]) -> None:
         if not emissions:
@@ -285,7 +294,7 @@ class Publisher:
         elif emission.end:
             self._close(emission.job_id)
         else:
-            job.ahead -= emission.tokens
+            job.ahead -= sum(item.tokens for item in job.items[emission.after : emission.after + len(emission.items)])
             job.stored = len(job.items)
 
     def _give_back(self) -> None:
@@ -364,7 +373,3 @@ def end_all(listener: Listener, cancelled: Sequence[str], expired: Sequence[str]
 
 def _tokens(event: Event) -> int:
     return len(event.tokens) if isinstance(event, Delta) else 0
-
-
-def _item(event: Event) -> _Item:
-    return _Item(event.encode(), _tokens(event))

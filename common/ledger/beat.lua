@@ -16,7 +16,7 @@ i = i + 1 + tonumber(ARGV[i])
 if ARGV[i] == 'held' then -- a CLAIM or a last EMIT that only one side remembers
   local held = {}
   for j = i + 1, #ARGV do held[ARGV[j]] = true end
-  for _, jid in ipairs(redis.call('SMEMBERS', p .. 'w:' .. wid)) do
+  for _, jid in ipairs(redis.call('HKEYS', held_key(wid))) do
     local job = held_by(wid, jid)
     if job and not held[jid] and at > tonumber(job.claimed) + 5 then hand_back(jid, job, at) end
   end

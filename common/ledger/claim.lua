@@ -5,9 +5,10 @@ local st, asked = p .. 'st:' .. model, p .. 'cr:' .. wid
 local at = clock()
 
 local function answer(jid)
-  local job = fields(jid, 'epoch', 'attempts', 'seq', 'body', 'begun')
+  local job = fields(jid, 'epoch', 'attempts', 'body', 'begun')
+  local items = redis.call('LRANGE', p .. 't:' .. jid, 0, -1)
   local since = string.format('%.3f', math.max(0, at - tonumber(job.begun)))
-  return {'job', job.epoch, job.attempts, job.seq, since, job.body, redis.call('LRANGE', p .. 't:' .. jid, 0, -1)}
+  return {'job', job.epoch, job.attempts, tostring(#items), since, job.body, items}
 end
 
 -- The same request again: its reply was lost.
@@ -28,7 +29,8 @@ end
 
 local function take(jid, job, score)
   local epoch = redis.call('HINCRBY', p .. 'j:' .. jid, 'epoch', 1)
-  redis.call('HSET', p .. 'j:' .. jid, 'state', 'running', 'worker', wid, 'claimed', stamp(at), 'claim_seq', job.seq)
+  redis.call('HSET', p .. 'j:' .. jid, 'state', 'running', 'worker', wid, 'claimed', stamp(at),
+    'claim_seq', log_length(jid))
   redis.call('HSETNX', p .. 'j:' .. jid, 'begun', stamp(at))
   pass(score)
   leave(jid, job)
@@ -38,7 +40,7 @@ local function take(jid, job, score)
     set_score(model, job.share, score + charge)
   end
   redis.call('ZADD', p .. 'dl', job.end_at, jid)
-  redis.call('SADD', p .. 'w:' .. wid, jid)
+  redis.call('HSET', held_key(wid), jid, struct.pack(HELD, epoch, tonumber(job.end_at), stamp(at)) .. job.fe)
   redis.call('ZADD', p .. 'workers', 'NX', stamp(at), wid) -- a claim that arrives after REAP must be found again
   redis.call('HSET', asked, 'request', request, 'jid', jid, 'epoch', epoch)
   if free == '1' then redis.call('HINCRBY', asked, 'claims', 1) end
@@ -59,7 +61,7 @@ for i = from, to, step do
     local share = first[1]
     local jid = redis.call('LINDEX', list_of(model, cls, share), 0) or ''
     local job = fields(jid, 'state', 'model', 'cls', 'share', 'cost', 'weight', 'charge', 'cancel', 'end_at',
-      'wait_at', 'seq')
+      'wait_at', 'fe')
     if job.state ~= 'queued' then drop(jid, model, cls, share)
     elseif job.cancel then end_job(jid, 'cancelled', CANCELLED, at)
     elseif at >= tonumber(job.charge and job.end_at or job.wait_at) then end_job(jid, 'expired', EXPIRED, at)

@@ -3,6 +3,8 @@
 -- A script's first write to a job is one that a full Redis refuses (HSET, HINCRBY, RPUSH), so it does all or nothing.
 local CLASSES = {'interactive', 'normal', 'batch'}
 local OBJECTS = {chat = 'chat.completion.', completion = 'completion.'}
+-- What EMIT must know of a running job: its epoch, end_at and claimed; fe stands behind them.
+local HELD = '>I4dc14'
 local TOLD = {done = 'completed', failed = 'failed', expired = 'failed', cancelled = 'cancelled'} -- to webhooks
 
 -- Cut, never rounded up: what is written is not in the future.
@@ -15,9 +17,36 @@ local function fields(jid, ...)
   return out
 end
 
+local function held_key(wid) return p .. 'h:' .. wid end
+
+local function log_length(jid) return redis.call('LLEN', p .. 't:' .. jid) end
+
+-- How many tokens an open job has generated: its last item ends with it.
+local function generated(jid)
+  local last = redis.call('LINDEX', p .. 't:' .. jid, -1) or ''
+  return tonumber(string.match(last, '"n":(%d+)}$') or 0)
+end
+
+-- It runs on this worker no more.
+local function let_go(jid, wid)
+  redis.call('HDEL', held_key(wid), jid)
+  redis.call('SREM', p .. 'c:' .. wid, jid)
+end
+
+-- Who hears of a job from now on, of a running one also in EMIT.
+local function set_listeners(jid, fes)
+  redis.call('HSET', p .. 'j:' .. jid, 'fe', fes)
+  local wid = redis.call('HGET', p .. 'j:' .. jid, 'worker')
+  local held = wid and redis.call('HGET', held_key(wid), jid)
+  if held then
+    local _, _, _, fe_at = struct.unpack(HELD, held)
+    redis.call('HSET', held_key(wid), jid, string.sub(held, 1, fe_at - 1) .. fes)
+  end
+end
+
 -- One message per watching front end: records of jid, claim, number of the first item, ended, items.
-local function record(jid, claimed, first, ended, items, from, to)
-  return jid .. '\31' .. (claimed or '') .. '\31' .. first .. '\31' .. ended .. '\31' .. table.concat(items, '\31', from, to)
+local function record(jid, claimed, first, ended, items)
+  return jid .. '\31' .. claimed .. '\31' .. first .. '\31' .. ended .. '\31' .. items
 end
 
 local function tell(fes, message)
@@ -80,7 +109,7 @@ local function hear(jid, fes, fid)
     if fe == fid then heard = 1 end
   end
   if heard == 0 and count < 4 then
-    redis.call('HSET', p .. 'j:' .. jid, 'fe', count == 0 and fid or (fes .. ',' .. fid))
+    set_listeners(jid, count == 0 and fid or (fes .. ',' .. fid))
     heard = 1
   end
   if heard == 1 then listen(jid, fid, clock()) end
@@ -94,30 +123,27 @@ local function cancel(jid, job)
 end
 
 -- Everything that happens when a job is over, except its last item.
-local function finish(jid, state, at)
-  local job = fields(jid, 'state', 'model', 'cls', 'share', 'worker', 'charge', 'weight', 'prompt_tokens', 'cost', 'ntok',
-    'keep_s', 'fe', 'nblobs', 'parent', 'owner', 'kind')
+local function finish(jid, state, tokens, at)
+  local job = fields(jid, 'state', 'model', 'cls', 'share', 'worker', 'charge', 'weight', 'prompt_tokens', 'cost', 'keep_s',
+    'fe', 'nblobs', 'parent', 'owner', 'kind')
   local model = job.model
   if job.state == 'queued' then leave(jid, job) end
+  if job.worker then let_go(jid, job.worker) end
   if job.charge then
-    local used = (tonumber(job.prompt_tokens) + tonumber(job.ntok)) / tonumber(job.weight)
+    local used = (tonumber(job.prompt_tokens) + tokens) / tonumber(job.weight)
     local score = tonumber(redis.call('ZSCORE', p .. 'sc:' .. model, job.share) or '0')
     set_score(model, job.share, math.max(0, score + used - tonumber(job.charge)))
-  end
-  if job.worker then
-    redis.call('SREM', p .. 'w:' .. job.worker, jid)
-    redis.call('SREM', p .. 'c:' .. job.worker, jid)
   end
   for fid in string.gmatch(job.fe or '', '[^,]+') do redis.call('SREM', p .. 'fw:' .. fid, jid) end
   redis.call('ZREM', p .. 'dl', jid)
   redis.call('ZREM', p .. 'un', jid)
-  redis.call('HSET', p .. 'j:' .. jid, 'state', state, 'ended', stamp(at))
+  redis.call('HSET', p .. 'j:' .. jid, 'state', state, 'ended', stamp(at), 'ntok', tokens)
   if state == 'done' then
     local st = p .. 'st:' .. model
     redis.call('HINCRBY', st, 'jobs', 1)
-    redis.call('HINCRBY', st, 'tokens', job.ntok)
+    redis.call('HINCRBY', st, 'tokens', tokens)
     local lately = redis.call('HMGET', st, 'spent', 'allowed') -- by about the last hundred
-    redis.call('HSET', st, 'spent', 0.99 * (lately[1] or 0) + job.ntok,
+    redis.call('HSET', st, 'spent', 0.99 * (lately[1] or 0) + tokens,
       'allowed', 0.99 * (lately[2] or 0) + job.cost - job.prompt_tokens)
   end
   redis.call('EXPIRE', p .. 'j:' .. jid, job.keep_s)
@@ -129,16 +155,15 @@ end
 
 -- The one way to end a job from outside its worker: last item, publish, and all the rest.
 local function end_job(jid, state, item, at)
-  local job = fields(jid, 'fe', 'claimed')
+  local job, tokens = fields(jid, 'fe', 'claimed'), generated(jid)
   local seq = redis.call('RPUSH', p .. 't:' .. jid, item)
-  redis.call('HSET', p .. 'j:' .. jid, 'seq', seq)
-  tell(job.fe, record(jid, job.claimed, seq, 1, {item}, 1, 1))
-  finish(jid, state, at)
+  tell(job.fe, record(jid, job.claimed or '', seq, 1, item))
+  finish(jid, state, tokens, at)
 end
 
 -- What hand_back and its callers must know of a job.
 local function held_by(wid, jid)
-  local job = fields(jid, 'state', 'worker', 'epoch', 'model', 'cls', 'share', 'cancel', 'end_at', 'claimed', 'seq',
+  local job = fields(jid, 'state', 'worker', 'epoch', 'model', 'cls', 'share', 'cancel', 'end_at', 'claimed',
     'claim_seq', 'attempts')
   if job.state == 'running' and job.worker == wid then return job end
 end
@@ -146,8 +171,7 @@ end
 -- A job that is handed back: to the head of its queue, unless it was cancelled or its time is over.
 local function hand_back(jid, job, at)
   redis.call('HINCRBY', p .. 'j:' .. jid, 'epoch', 1)
-  redis.call('SREM', p .. 'w:' .. job.worker, jid)
-  redis.call('SREM', p .. 'c:' .. job.worker, jid)
+  let_go(jid, job.worker)
   if job.cancel then return end_job(jid, 'cancelled', CANCELLED, at) end
   if at >= tonumber(job.end_at) then return end_job(jid, 'expired', EXPIRED, at) end
   redis.call('HSET', p .. 'j:' .. jid, 'state', 'queued')

@@ -15,7 +15,7 @@ p ct:<model>             hash   the workers' counters
 p models                 set    models that ever had a job
 p workers                zset   wid -> last beat (Redis TIME)
 p wi:<wid>               hash   what the worker says of itself, the name of its last beat
-p w:<wid>                set    its jobs
+p h:<wid>                hash   its jobs -> what EMIT must know of them: HELD in end_job.lua
 p c:<wid>                set    those of them that are to end
 p cr:<wid>               hash   its last CLAIM: the request's name, job, epoch; claims made with a free slot
 p fes                    zset   front end -> last beat

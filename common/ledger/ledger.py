@@ -159,12 +159,8 @@ class Ledger:
 
     def record(self, owner: str, job_id: str) -> Record | None:
         """The job and where it stands; None: not here, or not yours."""
-        part = self._of(job_id)
-        found = part.ask(lambda: part.redis.hmget(keys.job(part.tag, job_id), *wire.RECORD))
-        if found[0] is None or found[0].decode() != owner:
-            return None
-        last = part.ask(lambda: part.redis.lindex(keys.log(part.tag, job_id), -1)) if found[-1] is not None else None
-        return wire.record(found, last)
+        reply = self._of(job_id).run("record", owner, job_id)
+        return None if reply is None else wire.record(reply)
 
     def owned(self, owner: str, after: str | None = None) -> Iterator[str]:
         """The ids of an owner's jobs, the newest first, also of some that are not kept any more; behind one of them."""

@@ -17,7 +17,8 @@ _TIMEOUT_S = 2.0
 _CONNECT_S = 1.0
 _HEALTH_S = 10
 _TRIES = 2  # beyond the first
-_ENDING = ("submit", "claim", "emit", "watch", "unwatch", "cancel", "reap", "release", "beat", "sweep", "place", "full")
+_ENDING = ("submit", "claim", "emit", "watch", "unwatch", "cancel", "reap", "release", "beat", "sweep")
+_READING = ("place", "full", "record")  # with the same words
 _OF_FILES = ("put_file", "drop_file", "put_batch", "move_batch", "feed_batch", "collect_batch")
 _OF_WEBHOOKS = ("put_webhook", "drop_webhook", "due_webhooks", "next_delivery", "mark_delivery")
 _PLAIN = ("lease", "beat_front_end", "workers", *_OF_FILES, *_OF_WEBHOOKS)
@@ -61,7 +62,9 @@ class Partition:
         self.redis: Any = redis.Redis.from_pool(pool)  # its annotations mix bytes, text and awaitables
         plain = _text("announce")
         ending = plain + wire.lua_items() + _text("end_job")
-        texts = {name: plain + _text(name) for name in _PLAIN} | {name: ending + _text(name) for name in _ENDING}
+        texts = {name: plain + _text(name) for name in _PLAIN} | {
+            name: ending + _text(name) for name in _ENDING + _READING
+        }
         self._scripts = {name: self.redis.register_script(text) for name, text in texts.items()}
 
     def run(self, script: str, *args: str | bytes | float) -> Any:

@@ -6,12 +6,12 @@ local at = clock()
 local hot = {}
 for i = 3, #ARGV do hot[ARGV[i]] = true end
 local out = {}
-for _, jid in ipairs(redis.call('SMEMBERS', p .. 'w:' .. wid)) do
+for _, jid in ipairs(redis.call('HKEYS', held_key(wid))) do
   local job = held_by(wid, jid)
   if job then
     local attempts = tonumber(job.attempts)
     if hot[jid] then
-      attempts = tonumber(job.seq) > tonumber(job.claim_seq) and 1 or attempts + 1
+      attempts = log_length(jid) > tonumber(job.claim_seq) and 1 or attempts + 1
       redis.call('HSET', p .. 'j:' .. jid, 'attempts', attempts)
     end
     if attempts >= 3 then
@@ -23,6 +23,6 @@ for _, jid in ipairs(redis.call('SMEMBERS', p .. 'w:' .. wid)) do
     out[#out + 1] = jid
   end
 end
-redis.call('DEL', p .. 'w:' .. wid, p .. 'c:' .. wid, p .. 'wi:' .. wid, p .. 'cr:' .. wid)
+redis.call('DEL', held_key(wid), p .. 'c:' .. wid, p .. 'wi:' .. wid, p .. 'cr:' .. wid)
 redis.call('ZREM', p .. 'workers', wid)
 return out

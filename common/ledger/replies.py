@@ -90,7 +90,7 @@ class Emission:
     epoch: int
     after: int
     items: tuple[str, ...]
-    tokens: int = 0  # generated tokens in these items
+    tokens: int = 0  # generated so far, with these items
     end: End | None = None  # the last item is Done or Failed
 
 

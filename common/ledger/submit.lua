@@ -55,7 +55,7 @@ if ARGV[6] ~= '' then
   if wait ~= '' and tonumber(wait) > tonumber(ARGV[6]) then return {'late', wait} end
   wait_at = math.min(end_at, at + tonumber(ARGV[6]))
 end
-redis.call('HSET', key, 'state', 'queued', 'epoch', 0, 'seq', 0, 'ntok', 0, 'attempts', 0, 'fe', fid, 'came', stamp(at),
+redis.call('HSET', key, 'state', 'queued', 'epoch', 0, 'attempts', 0, 'fe', fid, 'came', stamp(at),
   'end_at', stamp(end_at), 'wait_at', stamp(wait_at), unpack(ARGV, 10))
 redis.call('ZADD', p .. 'dl', stamp(wait_at), jid)
 redis.call('SADD', p .. 'models', model)

@@ -12,7 +12,7 @@ for _, jid in ipairs(jids) do
   if job.state then
     local left = {}
     for fe in string.gmatch(job.fe or '', '[^,]+') do if fe ~= fid then left[#left + 1] = fe end end
-    redis.call('HSET', p .. 'j:' .. jid, 'fe', table.concat(left, ','))
+    set_listeners(jid, table.concat(left, ','))
     if #left == 0 and job.on_disconnect == 'cancel' and (job.state == 'queued' or job.state == 'running') then
       redis.call('ZADD', p .. 'un', 'NX', stamp(at), jid)
     end

@@ -1,6 +1,7 @@
 """Between the scripts' words and our nouns; pure."""
 
 import json
+import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple
 from typing import Literal, cast
@@ -29,6 +30,8 @@ Counts = Sequence[bytes | None]
 CANCELLED = Failed.of(CancelledError("The request was cancelled."))
 EXPIRED = Failed.of(ExpiredError("The request did not end within its time."))
 POISON = Failed.of(InternalError("The request stopped its worker three times and was given up.", code="poison"))
+HEAD = struct.Struct(">34s4IB")  # of a job in EMIT, which takes it apart
+_ENDS = {None: 0, "done": 1, "failed": 2, "cancelled": 3, "expired": 4}
 _GUESS_S = 5
 
 
@@ -60,12 +63,9 @@ def submission(job: Job, limits: Limits, front_end: str | None, once: Once) -> l
     return [*head, *(part for pair in told.items() for part in pair)]
 
 
-RECORD = ("owner", "body", "state", "attempts", "ntok", "seq", "came", "begun", "ended")
-
-
-def record(found: Sequence[bytes | None], last: bytes | None) -> Record:
-    """A job's hash, those fields, and the last item of its log where it has ended."""
-    body, name, attempts, tokens, seq, came, begun, ended = found[1:]
+def record(reply: Sequence[bytes | None]) -> Record:
+    """RECORD's reply."""
+    body, name, attempts, tokens, seq, came, begun, ended, last = reply
     end = None if last is None else decode_event(last)
     return Record(
         job=Job.decode(body or b""),
@@ -139,13 +139,13 @@ def claim(epoch: bytes, attempts: bytes, seq: bytes, since: bytes, body: bytes, 
     return Claim(Job.decode(body), int(epoch), int(attempts), int(seq), said, float(since))
 
 
-def step(worker: str, model: str, emissions: Sequence[Emission]) -> list[str]:
+def step(worker: str, model: str, emissions: Sequence[Emission]) -> list[str | bytes]:
     """EMIT's arguments."""
-    args = [worker, model]
-    for one in emissions:
-        args.append(f"{one.job_id} {one.epoch} {one.after} {one.tokens} {len(one.items)} {one.end or ''}")
-        args += one.items
-    return args
+    heads = [
+        HEAD.pack(one.job_id.encode(), one.epoch, one.after, one.tokens, len(one.items), _ENDS[one.end])
+        for one in emissions
+    ]
+    return [worker, model, b"".join(heads), *(item for one in emissions for item in one.items)]
 
 
 def emit_reply(replies: Sequence[tuple[Ids, Ids, Ids, Ids, Ids, Counts]]) -> EmitReply:

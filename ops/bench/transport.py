@@ -114,14 +114,14 @@ def work(url: str, load: Load) -> None:
             sys.stdout.flush()
         for name, mine in claims.items():
             stamp = Delta(f"{time.monotonic_ns()} ", (1,)).encode()
-            ledger.emit(name, _MODEL, [Emission(claim.job.id, claim.epoch, step, (stamp,), 1) for claim in mine])
+            ledger.emit(name, _MODEL, [Emission(claim.job.id, claim.epoch, step, (stamp,), step + 1) for claim in mine])
             due += load.step_s / load.workers
             time.sleep(max(0.0, due - time.monotonic()))  # the pace of a forward pass
     spent = time.process_time() - began
     said = load.warm + load.steps
     last = (Delta("", (), finish="stop").encode(), Done(Usage(3, said)).encode())
     for name, mine in claims.items():
-        ledger.emit(name, _MODEL, [Emission(claim.job.id, claim.epoch, said, last, 0, "done") for claim in mine])
+        ledger.emit(name, _MODEL, [Emission(claim.job.id, claim.epoch, said, last, said, "done") for claim in mine])
     ledger.close()
     sys.stdout.write(f"{1e6 * spent / said / load.streams}\n")
 

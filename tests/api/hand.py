@@ -33,7 +33,7 @@ class Hand:
             self._claims[job.id].epoch,
             self._said[job.id],
             items,
-            tokens=len(items),
+            tokens=self._said[job.id] + len(items),
             end=ends.get(type(events[-1])),
         )
         reply = self.ledger.emit(self.name, self.model, [emission])

@@ -372,7 +372,6 @@ def lose(ledger: Ledger, job: Job, kept: int) -> None:
     """What an older append-only file would say."""
     client = ledger.partitions[0].redis
     client.ltrim(f"{{q00}}:t:{job.id}", 0, kept - 1)
-    client.hset(f"{{q00}}:j:{job.id}", "seq", kept)
 
 
 def forget_claim(ledger: Ledger, job: Job) -> None:

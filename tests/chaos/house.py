@@ -201,7 +201,7 @@ class House:
         wids = [wid for worker in workers for process in worker.family() for wid in _wids(process)]
         part = self.ledger.partitions[0]
         with suppress(StorageError):
-            found = [part.ask(partial(part.redis.smembers, f"{part.tag}:w:{wid}")) for wid in wids]
+            found = [part.ask(partial(part.redis.hkeys, f"{part.tag}:h:{wid}")) for wid in wids]
             return {job_id.decode() for jobs in found for job_id in jobs}
         return set()
 

@@ -6,7 +6,7 @@ from common.jobs import Delta, Done, Entry, Failed, Usage
 from common.ledger.ledger import Ledger
 from common.ledger.replies import Claim, EmitReply
 from tests.builders import OWNER, a_job
-from tests.common.ledger_audit import LIMITS, Hand, done, failed, said, texts
+from tests.common.ledger_audit import LIMITS, Hand, alter, done, failed, said, texts
 
 
 def claimed(ledger: Ledger, hand: Hand, **changes: Any) -> Claim:
@@ -65,7 +65,6 @@ def test_a_shorter_log_is_healed_from_the_workers_memory(ledger: Ledger, hand: H
     claim = claimed(ledger, hand)
     hand.say(claim, "a", "b", "c")
     raw.rpop(f"{{q00}}:t:{claim.job.id}", 2)  # an older append-only file
-    raw.hset(f"{{q00}}:j:{claim.job.id}", "seq", 1)
 
     reply = hand.say(claim, "d", after=3)
     hand.say(claim, "b", "c", "d", after=reply.behind[claim.job.id])
@@ -163,7 +162,7 @@ def test_a_cancelled_job_is_named_until_its_worker_ends_it(ledger: Ledger, hand:
 
 def test_a_job_past_its_end_is_named_as_expired(ledger: Ledger, hand: Hand, raw: Any) -> None:
     claim = claimed(ledger, hand)
-    raw.hset(f"{{q00}}:j:{claim.job.id}", "end_at", "1.000")
+    alter(raw, claim.job.id, end_at="1.000")
 
     reply = hand.say(claim, "a")
 
@@ -197,3 +196,26 @@ def test_the_last_item_carries_the_usage(ledger: Ledger, hand: Hand) -> None:
 
     assert watched is not None
     assert watched.entries == (Entry(1, Done(Usage(3, 5))),)
+
+
+def test_a_jobs_tokens_are_known_while_it_runs_and_stay_when_its_worker_is_lost(ledger: Ledger, hand: Hand) -> None:
+    claim = claimed(ledger, hand)
+    known = [_tokens(ledger, claim)]
+    hand.say(claim, "a", "b")
+    known.append(_tokens(ledger, claim))
+    ledger.reap("w1")
+    known.append(_tokens(ledger, claim))
+    heir = Hand(ledger, "w2")
+    again = heir.claim()
+    known.append(_tokens(ledger, claim))
+    heir.say(again, "c", after=2)
+    ledger.reap("w2", [claim.job.id])
+    known.append(_tokens(ledger, claim))
+
+    assert known == [0, 2, 2, 2, 3]
+
+
+def _tokens(ledger: Ledger, claim: Claim) -> int:
+    record = ledger.record(OWNER, claim.job.id)
+    assert record is not None
+    return record.tokens

@@ -5,7 +5,7 @@ from common.ledger import wire
 from common.ledger.ledger import Ledger
 from common.ledger.replies import Beat, Claim
 from tests.builders import OWNER, a_job
-from tests.common.ledger_audit import LIMITS, Hand, failed, said, texts
+from tests.common.ledger_audit import LIMITS, Hand, alter, failed, said, texts
 
 
 def claimed(ledger: Ledger, hand: Hand, **changes: Any) -> Claim:
@@ -264,7 +264,7 @@ def let_end(raw: Any, claim: Claim) -> None:
     """Its latest end was a moment ago."""
     seconds, micros = raw.time()
     at = f"{seconds + micros / 1e6 - 0.01:.3f}"
-    raw.hset(f"{{q00}}:j:{claim.job.id}", "end_at", at)
+    alter(raw, claim.job.id, end_at=at)
     raw.zadd("{q00}:dl", {claim.job.id: at})
 
 

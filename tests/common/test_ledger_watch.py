@@ -71,7 +71,7 @@ def test_the_submitting_front_end_hears_everything(ledger: Ledger, hand: Hand, l
     first, last = bell.listen(2.0), bell.listen(2.0)
     watched = ledger.read(OWNER, job.id)
     assert watched is not None
-    assert first == [Ring(job.id, 1, False, (item("a").encode(), item("b").encode()), watched.claim)]
+    assert first == [Ring(job.id, 1, False, (item("a", 1).encode(), item("b", 2).encode()), watched.claim)]
     assert last is not None
     assert [(ring.first, ring.ended) for ring in last] == [(3, True)]
 

@@ -6,7 +6,7 @@ from common.cards import ModelCard
 from common.ledger.ledger import Ledger
 from common.ledger.replies import WorkerInfo
 from tests.builders import a_job
-from tests.common.ledger_audit import LIMITS, Hand, texts
+from tests.common.ledger_audit import LIMITS, Hand, alter, texts
 
 CARD = ModelCard(
     base_model="a/b",
@@ -78,7 +78,7 @@ def test_a_job_that_its_worker_does_not_know_goes_back(ledger: Ledger, hand: Han
     for job in (lost, held):
         ledger.submit(job, LIMITS)
         hand.claim()
-        raw.hset(f"{{q00}}:j:{job.id}", "claimed", "1.000")
+        alter(raw, job.id, claimed="1.000")
 
     ledger.beat(hand.info(), {}, [held.id])
 
@@ -98,7 +98,7 @@ def test_a_job_that_was_just_claimed_may_still_be_on_its_way(ledger: Ledger, han
 def test_a_worker_that_does_not_say_what_it_holds_keeps_everything(ledger: Ledger, hand: Hand, raw: Any) -> None:
     ledger.submit(a_job(), LIMITS)
     claim = hand.claim()
-    raw.hset(f"{{q00}}:j:{claim.job.id}", "claimed", "1.000")
+    alter(raw, claim.job.id, claimed="1.000")
 
     ledger.beat(hand.info(), {})
 

@@ -9,7 +9,7 @@ import redis
 from common.jobs import Delta
 from common.ledger.ledger import Ledger
 from common.ledger.wire import CANCELLED, EXPIRED
-from tests.common.ledger_audit import audit
+from tests.common.ledger_audit import alter, audit
 from tests.worker.house import LIMITS, Own, events, is_whole, replica, state, submitted, text, until
 from worker.engine.engine import Engine, Output
 
@@ -50,7 +50,7 @@ def test_a_job_that_redis_forgot_is_dropped(ledger: Ledger, raw: Any) -> None:
         worker.claim()
         worker.say()
         raw.delete(f"{{q00}}:j:{lost.id}", f"{{q00}}:t:{lost.id}")
-        raw.srem("{q00}:w:w1", lost.id)
+        raw.hdel("{q00}:h:w1", lost.id)
         raw.zrem("{q00}:dl", lost.id)
         raw.zrem("{q00}:un", lost.id)
 
@@ -116,7 +116,7 @@ def test_a_claim_that_redis_forgot_and_made_again_is_healed_from_memory(ledger: 
         for _ in range(8):
             worker.say()
         before = events(ledger, job)
-        raw.delete(f"{{q00}}:t:{job.id}", f"{{q00}}:j:{job.id}", "{q00}:w:w1", "{q00}:cr:w1")
+        raw.delete(f"{{q00}}:t:{job.id}", f"{{q00}}:j:{job.id}", "{q00}:h:w1", "{q00}:cr:w1")
         ledger.submit(job, LIMITS)  # as it was before the claim
 
         again = worker.claim()
@@ -148,7 +148,7 @@ def test_a_job_past_its_time_ends_with_the_next_reply(ledger: Ledger, raw: Any) 
     with replica(ledger) as worker:
         worker.claim()
         worker.say(4)
-        raw.hset(f"{{q00}}:j:{job.id}", "end_at", "1.000")
+        alter(raw, job.id, end_at="1.000")
 
         worker.say()
         until(lambda: worker.engine.room().free == 4)

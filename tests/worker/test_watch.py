@@ -11,6 +11,7 @@ from common.jobs import CLASSES
 from common.ledger.ledger import Ledger
 from common.ledger.replies import Beat, WorkerInfo
 from common.ledger.wire import CANCELLED, EXPIRED
+from tests.common.ledger_audit import alter
 from tests.worker.house import Own, events, is_whole, never, replica, state, submitted, until
 from worker.watch import Lapses, Periodic, Reaper
 
@@ -215,7 +216,7 @@ def test_a_job_past_its_time_ends_with_the_next_beat(ledger: Ledger, raw: Any) -
     with replica(ledger) as worker:
         worker.claim()
         worker.say(3)
-        raw.hset(f"{{q00}}:j:{job.id}", "end_at", f"{time.time() - 1:.3f}")
+        alter(raw, job.id, end_at=f"{time.time() - 1:.3f}")
         raw.zadd("{q00}:dl", {job.id: 1})
         ledger.sweep()
 
@@ -232,7 +233,7 @@ def test_a_claim_that_only_redis_remembers_goes_back(ledger: Ledger, raw: Any) -
         assert ledger.claim("w1", "m", CLASSES)  # and its reply never came
         worker.claim()
         for job in (lost, kept):
-            raw.hset(f"{{q00}}:j:{job.id}", "claimed", "1.000")
+            alter(raw, job.id, claimed="1.000")
 
         worker.heart()
 
@@ -252,7 +253,7 @@ def test_a_last_word_that_only_we_remember_is_said_by_the_next(ledger: Ledger, r
         raw.flushall()
         for key, value in before.items():
             raw.restore(key, 0, value)
-        raw.hset(f"{{q00}}:j:{job.id}", "claimed", "1.000")
+        alter(raw, job.id, claimed="1.000")
 
         worker.heart()
         worker.claim()
