@@ -8,18 +8,17 @@ import secrets
 import threading
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Protocol
 
 from common import telemetry
 from common.errors import StorageError
 from common.jobs import Job
-from common.ledger.ledger import Bell, Ledger
+from common.ledger.bell import Line
+from common.ledger.ledger import Ledger
 from common.ledger.replies import Ring
 
-_RETRY_S = (0.02, 0.25)
-_BURST = 64  # jobs handed on before others may run: keeps short requests quick
 _TICK_S = 0.1
-_LISTEN_S = 0.25  # how soon a stop is seen
 log = telemetry.logger("hub")
 
 
@@ -59,7 +58,9 @@ class Hub:
         self._listeners: dict[str, tuple[Listener, ...]] = {}  # by job id; tuples are replaced, never changed
         self._stopping = threading.Event()
         self._clock = threading.Thread(target=self._tick, name="hub-clock", daemon=True)
-        self._lines = tuple(Line(self, number, bell) for number, bell in enumerate(ledger.bells(self.front_end)))
+        self._lines = tuple(
+            Line(bell, self.dispatch, partial(self.renew, bell.partition)) for bell in ledger.bells(self.front_end)
+        )
 
     def start(self) -> None:
         """Listen from now on."""
@@ -131,49 +132,3 @@ class Hub:
             for listener in self.listeners():
                 if listener.wake_at <= now:
                     listener.wake()
-
-
-class Line:
-    """The subscription in one partition, for as long as the process lives."""
-
-    def __init__(self, hub: Hub, partition: int, bell: Bell) -> None:
-        """Nothing is opened yet."""
-        self.hears = threading.Event()
-        self._hub, self._partition, self._bell = hub, partition, bell
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=f"hub-{partition}", daemon=True)
-        self._handed = 0
-
-    def start(self) -> None:
-        """Begin."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End soon."""
-        self._stopping.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        delay, most = _RETRY_S
-        while not self._stopping.is_set():
-            try:
-                self._bell.subscribe()
-                self._hub.renew(self._partition)
-                self.hears.set()
-                delay = _RETRY_S[0]
-                self._listen()
-            except Exception as error:  # noqa: BLE001  whatever it is, this line must be heard again
-                if self.hears.is_set() or delay == _RETRY_S[0]:
-                    log.warning("line lost", partition=self._partition, reason=type(error).__name__)
-                self.hears.clear()
-                self._stopping.wait(delay)
-                delay = min(2 * delay, most)
-        self._bell.close()
-
-    def _listen(self) -> None:
-        while not self._stopping.is_set():
-            for ring in self._bell.listen(_LISTEN_S) or ():
-                self._hub.dispatch(ring)
-                self._handed += 1
-                if self._handed % _BURST == 0:
-                    time.sleep(0)  # not a wait: lets others run in the middle of a burst

@@ -12,6 +12,7 @@ from typing import BinaryIO
 
 from common import telemetry
 from common.errors import StorageError
+from common.ledger.bell import Line
 from common.ledger.ledger import Ledger
 from common.ledger.replies import WorkerInfo
 from common.processes import UNUSABLE, die_with_parent
@@ -47,10 +48,11 @@ class Worker:
         self._heart = Heart(self._parts, info, settings.stall_s)
         self._waker = Waker(settings, model.name, intake.ticket)
         self._is_shown = False
-        self._threads = (
+        self._threads: tuple[Periodic | Line, ...] = (
             Periodic("card", _CARD_S, self._show),
             *hearts(self._heart, ledger, settings.beat_s),
             *reapers(ledger, settings.lease_s),
+            *(Line(bell, intake.arrived, _nothing) for bell in ledger.arrivals(model.name)),
         )
         self._consumer_watch = Periodic("consumer watch", _CONSUMER_S, self._waker.look)
 
@@ -107,6 +109,10 @@ class Worker:
         if not self._is_shown or not self._parts.ledger.cards((self._model,)):
             self._parts.ledger.put_card(self._loaded.card, self._loaded.tokenizer_files)
             self._is_shown = True
+
+
+def _nothing() -> None:
+    """A beat says soon what a cut line did not."""
 
 
 def main() -> int:

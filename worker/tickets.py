@@ -1,11 +1,12 @@
 """Wake and claim: one thread takes jobs from the ledger whenever there is room for them.
 
-It is woken by tickets, and by the waiting counts in the replies of EMIT (so by every end of a job) and BEAT.
+It is woken by tickets, by the waiting counts in the replies of EMIT (so by every end of a job) and BEAT, and where
+there is no room by the arrival of a job above the lowest class.
 """
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from celery import Celery
 from celery.concurrency import get_implementation
@@ -17,6 +18,7 @@ from common import broker, telemetry
 from common.errors import StorageError
 from common.jobs import CLASSES, Class
 from common.ledger.ledger import Ledger
+from common.ledger.replies import Ring
 from common.settings import Settings
 from worker.engine.engine import Engine, Room
 from worker.publisher import Publisher, Publishers
@@ -61,6 +63,13 @@ class Intake:
             number = self._asked
             self._changed.notify_all()
             self._changed.wait_for(lambda: not self._is_open or self._done >= number, _HOLD_S)
+
+    def arrived(self, ring: Ring) -> None:
+        """A job above the lowest class waits: for whoever has room there are tickets, which wait for room."""
+        if self._engine.room().free <= 0:
+            cls = cast("Class", ring.items[0].decode())
+            with self._changed:
+                self.heard({**self._waiting, cls: self._waiting.get(cls, 0) + 1})
 
     def held(self) -> tuple[str, ...] | None:
         """The jobs that are ours; None while a claim is under way, which may bring one more."""

@@ -70,7 +70,7 @@ end
 
 local function list_of(model, cls, share) return p .. 'l:' .. model .. ':' .. cls .. ':' .. share end
 
--- Into the waiting set; the state is the caller's.
+-- Into the waiting set; the state is the caller's. A worker full of the lowest class hears of others at once.
 local function enqueue(jid, model, cls, share, at_head)
   redis.call('HINCRBY', p .. 'st:' .. model, 'ready:' .. cls, 1)
   redis.call(at_head and 'LPUSH' or 'RPUSH', list_of(model, cls, share), jid)
@@ -80,6 +80,7 @@ local function enqueue(jid, model, cls, share, at_head)
     redis.call('ZADD', waiting, score, share)
     set_score(model, share, score)
   end
+  if cls ~= 'batch' then redis.call('PUBLISH', 'wk:' .. model, record(jid, '', 0, 0, cls)) end
 end
 
 local function drop(jid, model, cls, share)

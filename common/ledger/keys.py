@@ -42,7 +42,7 @@ p fo:<owner>             zset   its files -> when they came
 p fx                     zset   files that expire -> when
 p lease:<name>           string who does the periodic work (first partition only)
 
-Channels: ``fe:<fid>``, one per front end.
+Channels: ``fe:<fid>``, one per front end; ``wk:<model>``, jobs above the lowest class that begin to wait.
 """
 
 
@@ -144,6 +144,11 @@ def files_of(p: str, owner: str) -> str:
 def files_expiring(p: str) -> str:
     """Those that will not stay for ever."""
     return f"{p}:fx"
+
+
+def arrivals(model: str) -> str:
+    """Where its workers hear of jobs above the lowest class."""
+    return f"wk:{model}"
 
 
 def channel(front_end: str) -> str:

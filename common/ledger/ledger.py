@@ -6,13 +6,12 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from functools import partial
 from typing import Any
 
-import redis
-
 from common.cards import ModelCard
 from common.errors import ApiError, ConflictError, InternalError, StorageError
 from common.identity import Principal
 from common.jobs import CLASSES, Class, Job
 from common.ledger import keys, wire
+from common.ledger.bell import Bell
 from common.ledger.partition import Partition
 from common.ledger.replies import (
     NEVER_AGAIN,
@@ -26,7 +25,6 @@ from common.ledger.replies import (
     Pace,
     Place,
     Record,
-    Ring,
     State,
     Watched,
     WorkerInfo,
@@ -37,40 +35,7 @@ _LEASE_S = 2.0
 _UNWATCHED_S = 30.0
 _GRACE_S = 30.0
 _ROUND = 100  # what one sweep does in one step
-_MOST_PINGS = 8  # without an answer
 _ORPHAN_S = 60
-
-
-class Bell:
-    """A front end's subscription in one partition: quick, may lose a ring."""
-
-    def __init__(self, partition: Partition, front_end: str) -> None:
-        """Nothing is opened before ``subscribe``."""
-        self._client = partition.subscriber()
-        self._pubsub = self._client.pubsub()
-        self._channel = keys.channel(front_end)
-
-    def subscribe(self) -> None:
-        """Subscribe and wait for the confirmation: from now on we hear all. Raises redis.RedisError."""
-        self._pubsub.close()
-        self._pubsub = self._client.pubsub()
-        self._pubsub.subscribe(self._channel)
-        if self._pubsub.get_message(timeout=_LEASE_S) is None:
-            raise redis.TimeoutError("the subscription was not confirmed")
-
-    def listen(self, timeout_s: float) -> Sequence[Ring] | None:
-        """The next message's rings; None when nothing came in time. Raises redis.RedisError when the line is lost."""
-        message = self._pubsub.get_message(timeout=timeout_s)
-        if message is None and self._pubsub.health_check_response_counter > _MOST_PINGS:
-            raise redis.TimeoutError("no answer to pings")  # a cut line is silent, and so is a quiet one
-        if message is None or message["type"] != "message":
-            return None
-        return [wire.ring(record) for record in message["data"].split(b"\x1e")]
-
-    def close(self) -> None:
-        """Give the connection back."""
-        self._pubsub.close()
-        self._client.close()
 
 
 class Ledger:
@@ -200,13 +165,17 @@ class Ledger:
 
     def bells(self, front_end: str) -> tuple[Bell, ...]:
         """This front end's channel, one per partition."""
-        return tuple(Bell(part, front_end) for part in self.partitions)
+        return tuple(Bell(part, keys.channel(front_end)) for part in self.partitions)
 
     def beat_front_end(self, front_end: str) -> None:
         """Say that this front end lives."""
         self._all(lambda part: part.run("beat_front_end", front_end))
 
     # the worker's calls --------------------------------------------------------------------------------------------
+    def arrivals(self, model: str) -> tuple[Bell, ...]:
+        """A model's channel, one per partition: a ring for each job above the lowest class that begins to wait."""
+        return tuple(Bell(part, keys.arrivals(model)) for part in self.partitions)
+
     def claim(self, worker: str, model: str, classes: Sequence[Class], *, has_room: bool = True) -> Claim | None:
         """CLAIM: the fairest waiting job of the first class that has one, partitions in turn.
 

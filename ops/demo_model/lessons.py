@@ -35,6 +35,19 @@ def tool_lesson(source: Source, known_share: float = _KNOWN) -> Lesson:
     return Lesson(messages, [tool.spec() for tool in tools], "tools")
 
 
+def choice_lesson(source: Source) -> Lesson:
+    """To choose is learned here: many questions beside the same tools, most of them for one of these."""
+    tools = _tools(source, source.rng.choice((2, 3, 3, 4, 4)), known_share=0.75)
+    messages: list[Turn] = []
+    for _ in range(source.rng.randint(4, 6)):
+        if source.chance(0.1):
+            messages += unserved(source, tools)
+        else:
+            question, calls = ask(source, source.rng.choice(tools))
+            messages += [{"role": "user", "content": question}, said(calls)]
+    return Lesson(messages, [tool.spec() for tool in tools], "choices")
+
+
 def call_lesson(source: Source) -> Lesson:
     """To copy into calls is learned here: few tools, calls only."""
     tools = _tools(source, source.rng.choice((1, 2, 3, 3)), (1, 1, 1, 2))
@@ -202,9 +215,9 @@ _SHARES = {"repeat": 5, "calls": 16, "tools": 26, "json": 20, "odd": 3, "plain":
 _PRACTICE = {"repeat": 3, "calls": 6, "known": 34, "tools": 10, "json": 24, "sums": 5, "odd": 2, "plain": 2, "talk": 14}
 
 
-def practising(seed: int, json_share: int) -> Iterator[Lesson]:
-    """The same, with more of what people ask for."""
-    return _mixed(seed, _PRACTICE | {"json": json_share})
+def practising(seed: int, shares: dict[str, int]) -> Iterator[Lesson]:
+    """The same, with more of what people ask for; ``shares``: what a round has otherwise."""
+    return _mixed(seed, _PRACTICE | shares)
 
 
 def copying(seed: int) -> Iterator[Lesson]:
@@ -228,6 +241,7 @@ def _mixed(seed: int, shares: dict[str, int]) -> Iterator[Lesson]:
     make: dict[str, Callable[[], Lesson]] = {
         "repeat": lambda: repeat_lesson(source),
         "calls": lambda: call_lesson(source),
+        "choices": lambda: choice_lesson(source),
         "tools": lambda: tool_lesson(source),
         "json": lambda: json_lesson(source),
         "known": lambda: tool_lesson(source, 0.95),

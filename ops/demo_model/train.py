@@ -26,10 +26,12 @@ _TOKENS = 2048  # of a later step
 _FIRST = 7500  # steps of what is learned first
 _MUON, _ADAM = 0.007, 0.002  # the highest rates
 _RISE, _FALL = 60, 1.5  # steps up; how steep the way down is
-_ROUNDS = (  # of practice: steps, what they begin with of the highest rates, seed, share of JSON
-    (3000, 0.3, SEED + 3, 24),
-    (8500, 0.6, SEED + 3, 24),
-    (6500, 0.6, SEED + 5, 30),
+_Round = tuple[int, float, int, dict[str, int]]
+_ROUNDS: tuple[_Round, ...] = (  # steps, what they begin with of the highest rates, seed, shares of other lessons
+    (3000, 0.3, SEED + 3, {}),
+    (8500, 0.6, SEED + 3, {}),
+    (6500, 0.6, SEED + 5, {"json": 30}),
+    (8000, 0.6, SEED + 7, {"choices": 30, "known": 10, "tools": 14, "sums": 6}),
 )
 Stages = Iterator[tuple[Iterator[Lesson], float, int]]
 log = logging.getLogger("train")
@@ -55,9 +57,9 @@ def learning() -> Stages:
     return iter(((copying(SEED), *_COPYING), (calling(SEED + 1), *_CALLING), (lessons(SEED + 2), math.inf, _TOKENS)))
 
 
-def practice(seed: int, json_share: int) -> Stages:
+def practice(seed: int, shares: dict[str, int]) -> Stages:
     """Those of a round."""
-    return iter(((practising(seed, json_share), math.inf, _TOKENS),))
+    return iter(((practising(seed, shares), math.inf, _TOKENS),))
 
 
 def batches(tok: PreTrainedTokenizerFast, stages: Stages) -> Iterator[tuple[torch.Tensor, torch.Tensor, list[int]]]:
@@ -195,11 +197,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="of what is learned first, where the whole is too much")
     told = parser.parse_args()
     torch.set_num_threads(1)
+    torch.set_flush_denormal(True)  # attention's backward pass is full of them
     tok = tokenizer(SEED)
     if told.practise:
         model = LlamaForCausalLM.from_pretrained(told.practise, dtype=torch.float32)
-        steps, rate, seed, json_share = _ROUNDS[told.round - 1]
-        train(tok, model, practice(seed, json_share), steps, rate)
+        steps, rate, seed, shares = _ROUNDS[told.round - 1]
+        train(tok, model, practice(seed, shares), steps, rate)
     else:
         model = new(tok)
         train(tok, model, learning(), told.steps or _FIRST)

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 import redis
 
-from common.ledger.ledger import Bell, Ledger
+from common.ledger.bell import Bell
+from common.ledger.ledger import Ledger
 from common.ledger.replies import Ring
 from tests.builders import OWNER, a_job
 from tests.common.ledger_audit import LIMITS, Hand, item, said, texts
@@ -210,6 +211,22 @@ def test_subscribed_means_heard_from_this_moment(ledger: Ledger, hand: Hand) -> 
             hand.say(claim, "a", after=number)
 
             assert len(bell.listen(2.0) or ()) == 1
+
+
+def test_who_begins_to_wait_above_the_lowest_class_rings_for_the_models_workers(ledger: Ledger, hand: Hand) -> None:
+    (bell,) = ledger.arrivals("m")
+    with closing(bell):
+        bell.subscribe()
+        jobs = [a_job(cls=cls) for cls in ("batch", "normal")]
+        for job in jobs:
+            ledger.submit(job, LIMITS)
+        claim = hand.claim("normal")
+        ledger.release("w1", [(claim.job.id, claim.epoch)])
+
+        heard = [bell.listen(2.0) for _ in range(2)]
+
+        assert heard == [[Ring(jobs[1].id, 0, False, (b"normal",))]] * 2
+        assert bell.listen(0.1) is None
 
 
 def test_a_cut_line_is_an_error_not_a_silence(raw: Any, listen: Listen) -> None:

@@ -236,7 +236,7 @@ def test_the_script_writes_what_the_loader_reads(tmp_path: Path, caplog: pytest.
     caplog.set_level(logging.INFO, "train")
     tokenizer = tokens.tokenizer(train.SEED)
 
-    for stages in (train.learning(), train.practice(3, 24)):
+    for stages in (train.learning(), train.practice(3, {"choices": 30})):
         model = train.new(tokenizer)
         train.train(tokenizer, model, stages, 2)
         train.save(tokenizer, model, tmp_path / "weights")

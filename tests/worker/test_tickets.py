@@ -10,6 +10,7 @@ from common import broker
 from common.broker import Tickets
 from common.jobs import CLASSES, Class, Sampling
 from common.ledger.ledger import Ledger
+from common.ledger.replies import Ring
 from common.settings import Model, Settings
 from tests.common.lossy import lossy
 from tests.worker.house import LIMITS, Replica, counting, is_whole, never, replica, state, submitted, tokens, until
@@ -157,6 +158,21 @@ def test_a_full_worker_holds_one_ticket_and_leaves_the_others(
         assert never(lambda: broker.length(tickets._app, "m") != 4)
         worker.finish()
         until(lambda: broker.length(tickets._app, "m") == 0)
+
+
+def test_who_has_room_leaves_an_arrival_to_the_tickets(ledger: Ledger) -> None:
+    with replica(ledger, slots=1) as worker:
+        worker.intake.start()
+        until(lambda: worker.intake._done == worker.intake._asked)
+        job = submitted(ledger)
+
+        worker.intake.arrived(Ring(job.id, 0, False, (b"interactive",)))
+
+        assert worker.intake._done == worker.intake._asked
+        assert state(ledger, job) == "queued"
+        worker.intake.heard({"interactive": 1})
+        until(lambda: state(ledger, job) == "running")
+        worker.finish()
 
 
 def test_a_worker_with_room_again_is_awake_at_once(ledger: Ledger, settings: Settings, tickets: Tickets) -> None:
