@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from pydantic import TypeAdapter
 
+from common.reading import reader
 from common.toolformat import ToolFormat
 
 
@@ -33,7 +34,8 @@ class ModelCard:
     @classmethod
     def decode(cls, raw: str | bytes) -> "ModelCard":
         """As the ledger kept it."""
-        return _CARD.validate_json(raw)
+        return _read(raw)
 
 
 _CARD = TypeAdapter(ModelCard)
+_read = reader(_CARD)

@@ -23,10 +23,10 @@ from functools import cached_property
 from typing import Any, Literal
 
 from pydantic import TypeAdapter
-from pydantic_core import from_json
 
 from common.constraints.spec import Constraint
 from common.errors import ApiError
+from common.reading import plain, reader
 from common.toolformat import ToolPlan
 
 Class = Literal["interactive", "normal", "batch"]
@@ -142,10 +142,11 @@ class Job:
     @classmethod
     def decode(cls, raw: str | bytes) -> "Job":
         """As the ledger kept it."""
-        return _JOB.validate_json(raw)
+        return _read_job(raw)
 
 
 _JOB = TypeAdapter(Job)
+_read_job = reader(_JOB)
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,7 +282,7 @@ class Entry:
 
 def decode_event(item: str | bytes) -> Event:
     """An item of the log."""
-    raw = from_json(item)  # six times as quick as json's: every token of every stream passes here
+    raw = plain(item)  # six times as quick as json's: every token of every stream passes here
     if "done" in raw:
         return Done(Usage(**raw["done"]["usage"]))
     if "failed" in raw:

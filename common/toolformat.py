@@ -17,6 +17,8 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
+from common.reading import reader
+
 ID, INDEX = "\ue000", "\ue001"
 FIRST = 0xD800  # of 2,048 lone surrogates
 HOLES = {ID: "[A-Za-z0-9]{9}", INDEX: "[0-9]{1,3}"}
@@ -70,7 +72,7 @@ class ToolFormat:
     @classmethod
     def decode(cls, raw: str | bytes) -> "ToolFormat":
         """From JSON."""
-        return _FORMAT.validate_json(raw)
+        return _read_format(raw)
 
     def coded(self, text: str) -> str:
         """The same with a surrogate for each special token it spells."""
@@ -109,6 +111,7 @@ class ToolFormat:
 
 
 _FORMAT = TypeAdapter(ToolFormat)
+_read_format = reader(_FORMAT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,10 +134,11 @@ class ToolPlan:
     @classmethod
     def decode(cls, raw: str | bytes) -> "ToolPlan":
         """From JSON."""
-        return _PLAN.validate_json(raw)
+        return _read_plan(raw)
 
 
 _PLAN = TypeAdapter(ToolPlan)
+_read_plan = reader(_PLAN)
 
 
 def own(known: ToolFormat) -> ToolFormat:

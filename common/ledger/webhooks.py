@@ -19,6 +19,7 @@ from common.jobs import strip_prefix
 from common.ledger import keys
 from common.ledger.ledger import Ledger
 from common.ledger.partition import Partition
+from common.reading import reader
 from common.webhooks import Ended
 
 PREFIX = "wh_"
@@ -68,10 +69,11 @@ class Webhook:
     @classmethod
     def decode(cls, raw: bytes) -> "Webhook":
         """As Redis kept it."""
-        return _WEBHOOK.validate_json(raw)
+        return _read(raw)
 
 
 _WEBHOOK = TypeAdapter(Webhook)
+_read = reader(_WEBHOOK)
 
 
 @dataclass(frozen=True, slots=True)
