@@ -26,6 +26,7 @@ from common.constraints.spec import Constraint, RefusedConstraintError, Wanted
 from common.door.control import NOTHING, Controls
 from common.door.template import RefusedError, Template, Turn
 from common.door.tools import check_each, for_template, planned, words_of
+from common.door.words import remember_few
 from common.toolformat import ToolFormat, ToolPlan, is_marker
 
 CPU_S = 2  # of one request
@@ -33,6 +34,7 @@ MEMORY = 512 * 2**20  # beside what we had before it
 STACK = 4 * 2**20  # half of what a worker's thread has: what passes here does not end there
 _KEPT = 8  # tokenizers
 _PAGE = resource.getpagesize()
+_PAGES = Path("/proc/self/statm")  # made once: pathlib interns the parts of each path, and their table grows with it
 
 
 class Reader:
@@ -240,12 +242,14 @@ def _over_budget(count: int) -> RefusedError:
 def _load(folder: Path) -> Any:
     from transformers import AutoTokenizer  # heavy: after torch was hidden
 
-    return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    remember_few(tokenizer.backend_tokenizer)
+    return tokenizer
 
 
 def _limit() -> None:
     """From now on so much of both; the kernel ends us in the middle of whatever it is."""
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    pages = int(_PAGES.read_text().split()[0])
     resource.setrlimit(resource.RLIMIT_AS, (pages * _PAGE + MEMORY, resource.RLIM_INFINITY))
     signal.setitimer(signal.ITIMER_PROF, CPU_S)  # SIGPROF ends us; RLIMIT_CPU counts in whole seconds
 

@@ -8,6 +8,8 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from common.door.words import remember_few
+
 _SECRET = 24  # letters: nobody guesses them
 _SAMPLE = "Grüße 世 {0} c\n {0}d{0}{0}"
 
@@ -21,6 +23,7 @@ class Renamed:
         # letters that no normaliser changes; the end goes together with no accent that follows
         self.names = {control: f"{secret}{at}_" for at, control in enumerate(ids)}
         self._tokens = Tokenizer.from_str(json.dumps(_renamed(json.loads(tokens.to_str()), self.names)))
+        remember_few(self._tokens)
         # under its name it is what it was, wherever it stands; by its text it is not to be had any more
         self.is_true = self._tokens.get_vocab_size() == tokens.get_vocab_size() and all(
             self._is_same(tokens, control, at) and (at in unknown or at not in self.read(_SAMPLE.format(control)))
