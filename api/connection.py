@@ -118,6 +118,10 @@ class Connection(gevent.socket.socket):  # type: ignore[misc]  # gevent has no t
             self.shutdown(socket.SHUT_WR)
             deque(in_turns(self.recv), maxlen=0)
 
+    def forget(self) -> None:
+        """Let go of the last request, which knows us: both and their buffers would wait for the garbage collector."""
+        self.request = None
+
     def refuse(self, told: ApiError, request: Any = None) -> None:
         """Answer what the application has not answered, and leave; ``request`` is as much as could be read of it."""
         method, headers = (request.method, dict(request.headers)) if request is not None else ("", {})

@@ -69,7 +69,11 @@ class FrontEnd(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         """One connection."""
-        super().handle(listener, Connection(fileno=client.detach()), addr)
+        connection = Connection(fileno=client.detach())
+        try:
+            super().handle(listener, connection, addr)
+        finally:
+            connection.forget()
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> Any:
         """One of its requests, and what is left of the body; then others."""
