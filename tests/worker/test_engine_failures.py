@@ -1,5 +1,6 @@
 import math
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 
 import pytest
@@ -45,6 +46,23 @@ def test_whoever_breaks_a_step_fails_alone(culprit: int, said: str) -> None:
     assert [is_failed(notes, job) for job in jobs] == [at == culprit for at in range(5)]
     assert [notes.text(job) for job in jobs] == [said if at == culprit else "2 3 4 5 6 " for at in range(5)]
     assert engine.counters["failed"] == 1
+
+
+def test_the_search_for_whoever_broke_a_step_is_not_taken_for_one_that_hangs() -> None:
+    jobs = [counting("1 ", 10, seed=seed) for seed in range(1, 9)]
+    stalled = list[float]()
+
+    class Slow(Watched):
+        def step(self, feeds: Sequence[Feed]) -> Mapping[int, Drawn]:
+            stalled.append(engine.stalled_s() or 0.0)
+            time.sleep(0.1)  # what a forward takes
+            return super().step(feeds)
+
+    engine, _ = an_engine(Slow(8, breaks=_breaks_at(jobs[5])), *jobs)
+    engine.step()
+
+    assert len(stalled) > 5
+    assert max(stalled) < 0.1
 
 
 def test_two_that_break_a_step_fail_and_the_others_go_on() -> None:

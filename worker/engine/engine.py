@@ -149,11 +149,11 @@ class Engine:
             return self._scheduler.gauges()
 
     def stalled_s(self) -> float | None:
-        """Seconds since the last step began; None when there is nothing to do."""
+        """Seconds since the last step began, or a part of a failed one; None when there is nothing to do."""
         if self._strikes >= _OUT:
             return float("inf")
         began = self._began
-        return None if began is None else time.monotonic() - began
+        return None if began is None else time.monotonic() - max(began, self._forward.began)
 
     @property
     def tokens_per_s(self) -> float | None:

@@ -1,5 +1,7 @@
 """One forward for all who run, and if it breaks, the search for whoever breaks it."""
 
+import math
+import time
 from collections.abc import Collection
 from typing import Protocol
 
@@ -35,6 +37,7 @@ class Forward:
 
     def __init__(self, model: Model, hot: Hot | None) -> None:
         self._model, self._hot = model, hot
+        self.began = -math.inf  # the last call of the model, on the monotonic clock
 
     def read(self, feeds: Feeds, *, is_last: bool = False) -> Tokens:
         """The next tokens, but for the sequences that cannot have one.
@@ -80,6 +83,7 @@ class Forward:
             return {}
         if self._hot:
             self._hot.mark({sequence.job_id for sequence in entering(feeds) or feeds})
+        self.began = time.monotonic()
         tokens = self._model.step(tuple(feeds.values()))
         return {sequence: tokens[feed.slot] for sequence, feed in feeds.items()}
 
