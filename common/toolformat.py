@@ -63,7 +63,6 @@ class ToolFormat:
     shows_tools: bool = False
     shows_calls: bool = False
     takes_results: bool = False
-    takes_null: bool = False  # content, beside calls
 
     def encode(self) -> str:
         """As JSON."""

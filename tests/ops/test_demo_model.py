@@ -168,7 +168,6 @@ def test_its_way_to_call_tools_is_found() -> None:
     assert form.shows_tools
     assert form.shows_calls
     assert form.takes_results
-    assert form.takes_null
 
 
 def test_without_tools_its_template_is_what_it_was() -> None:

@@ -84,7 +84,6 @@ class _Probe:
         """All but the format of calls."""
         result = {"role": "tool", "content": "qresultq", "tool_call_id": _IDS[0], "name": _NAMES[0]}
         calls = [_said(_calls(1, _TEXTS, wants, _IDS)) for wants in _WANTS]
-        silent = [self._text(_USER, said | {"content": None}) for said in calls]
         used = [tag for tag in (*_OURS, *(self._thinks or ())) if tag in self._ids]
         return ToolFormat(
             family="own",
@@ -99,7 +98,6 @@ class _Probe:
             is_thinking=self._is_thinking,
             shows_tools="qtoolq" in self._base and _KEYS[0] in self._base,
             takes_results=any("qresultq" in self._text(_USER, said, result) for said in calls),
-            takes_null=any(text and "None" not in text for text in silent),
         )
 
     def plain(self, known: ToolFormat, wants: Wants, ids: Sequence[str]) -> ToolFormat | None:
