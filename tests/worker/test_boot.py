@@ -123,7 +123,7 @@ def test_a_frozen_workers_job_goes_on_elsewhere_and_it_says_nothing_more(house: 
 
 
 def test_a_worker_that_is_told_to_end_hands_its_job_to_another(house: House, ledger: Ledger, raw: Any) -> None:
-    parents = [house.worker(SLOW) for _ in range(2)]
+    parents = [house.worker("counting:?step_ms=20&answer=100") for _ in range(2)]
     _ready(ledger, 2)
     job = submitted(ledger)
     first = _begun(ledger, job)
@@ -135,7 +135,7 @@ def test_a_worker_that_is_told_to_end_hands_its_job_to_another(house: House, led
     assert state(ledger, job) != "done"
     until(lambda: state(ledger, job) == "done")
     assert _begun(ledger, job) != first
-    assert is_whole(ledger, job, 30)
+    assert is_whole(ledger, job, 100)
     assert raw.hget(f"{{q00}}:j:{job.id}", "attempts") == "0"
     assert len(ledger.workers()) == 1
 
