@@ -85,10 +85,11 @@ def test_a_killed_engine_is_replaced_and_the_job_goes_on(house: House, ledger: L
     assert raw.hget(f"{{q00}}:j:{job.id}", "attempts") == "1"  # the parent's doing: a lease that lapses charges nobody
 
 
-def test_a_full_worker_hears_at_once_of_somebody_above_its_batch(house: House, ledger: Ledger) -> None:
+def test_a_full_worker_hears_at_once_of_somebody_above_its_batch(house: House, ledger: Ledger, raw: Any) -> None:
     house.worker("counting:?step_ms=60000", slots=1, beat_s="50", lease_s="100")
     row = submitted(ledger, cls="batch")
     until(lambda: state(ledger, row) == "running")  # with no step, beat or ticket in sight
+    until(lambda: raw.pubsub_numsub("wk:m")[0][1] == 1)
 
     job = submitted(ledger)
 
