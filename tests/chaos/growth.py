@@ -59,6 +59,16 @@ class Growth:
                 found[f"{name} {pid}"] = round(slope * _HOUR_S / _MIB, 2)
         return found
 
+    def mb_by_minute(self, last_s: float) -> dict[str, list[float]]:
+        """The same processes' own memory since they began: a step looks unlike a slope."""
+        every = round(60 / _SAMPLE_S)
+        names = self.mb_per_hour(last_s)
+        return {
+            f"{name} {pid}": [round(sample.own_bytes / _MIB, 2) for sample in samples[::every]]
+            for (name, pid), samples in self._samples.items()
+            if f"{name} {pid}" in names
+        }
+
     def _run(self) -> None:
         while not self._stop.wait(_SAMPLE_S):
             for key, sample in self.look().items():

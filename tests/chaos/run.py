@@ -96,7 +96,7 @@ class Report:
         figures = self.figures()
         lines = [f"{name:16} {figures[name]}" for name in _TOP]
         lines += [f"{'pause':16} {kind}: {told}" for kind, told in figures["pauses"].items()]
-        lines += [f"{name:16} {told}" for name, told in self.growth.items()]
+        lines += [f"{name:16} {told}" for name, told in self.growth.items() if name != "own_mb"]
         lines += [f"{name}: {line}" for name, found in figures["violations"].items() for line in found[:5]]
         return "\n".join([*lines, f"audit: {self.audit}"] if self.audit else lines)
 
@@ -133,11 +133,12 @@ def run(
         try:
             done = scene.play(faults)
         finally:
-            slopes = growth.mb_per_hour((time.monotonic() - scene.began) * _LATER)
+            late_s = (time.monotonic() - scene.began) * _LATER
+            told = {"growth_mb_per_h": growth.mb_per_hour(late_s), "own_mb": growth.mb_by_minute(late_s)}
             histories = scene.crowd.stop()
         _await_ends(house)
         verdict = Check(histories, stored(house.redis_url), answer).run()
-        used = _used(idle, growth.look()) | ({"growth_mb_per_h": slopes} if order.every_s else {})
+        used = _used(idle, growth.look()) | (told if order.every_s else {})
         return Report(order, done, histories, verdict, _audited(house), time.monotonic() - scene.began, used)
 
 
