@@ -76,6 +76,11 @@ def workers(p: str) -> str:
     return f"{p}:workers"
 
 
+def held(p: str, worker: str) -> str:
+    """A worker's jobs, and what EMIT must know of them."""
+    return f"{p}:h:{worker}"
+
+
 def front_ends(p: str) -> str:
     """Which front ends beat."""
     return f"{p}:fes"

@@ -19,6 +19,7 @@ import torch
 
 from common.identity import Principal
 from common.jobs import Done, Job
+from common.ledger import keys
 from common.ledger.batches import Batch, Batches, bare
 from common.ledger.replies import Claim
 from common.settings import DEMO_MODEL, Model
@@ -93,8 +94,10 @@ class Watch:
 
     def look(self, model: str) -> None:
         """How many slots are in use, where rows wait."""
-        if sum(self._ledger.waiting(model).values()) > _SLOTS:
-            self._used += [1 - max(0, one.free) / one.slots for one in self._ledger.workers()]
+        part = self._ledger.partitions[0]
+        if sum(self._ledger.waiting(model).values()) > _SLOTS:  # a beat would say what was true a second ago
+            held = [part.redis.hlen(keys.held(part.tag, one.worker)) for one in self._ledger.workers()]
+            self._used += [min(1.0, jobs / _SLOTS) for jobs in held]
         time.sleep(_LOOK_S)
 
     def busy(self) -> float:

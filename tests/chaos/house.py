@@ -17,6 +17,7 @@ from typing import Self
 import psutil
 
 from common.errors import StorageError
+from common.ledger import keys
 from common.ledger.ledger import Ledger
 from common.settings import REPOSITORY, Settings, bare_environment
 from ops.embedded import Embedded, free_port
@@ -201,7 +202,7 @@ class House:
         wids = [wid for worker in workers for process in worker.family() for wid in _wids(process)]
         part = self.ledger.partitions[0]
         with suppress(StorageError):
-            found = [part.ask(partial(part.redis.hkeys, f"{part.tag}:h:{wid}")) for wid in wids]
+            found = [part.ask(partial(part.redis.hkeys, keys.held(part.tag, wid))) for wid in wids]
             return {job_id.decode() for jobs in found for job_id in jobs}
         return set()
 
