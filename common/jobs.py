@@ -5,9 +5,9 @@ A log's items are JSON objects, numbered from 1:
     {"c": choice, "t": text, "i": [token ids]}        Delta
     {"c": choice, "t": "", "i": [...], "f": reason}   the Delta that ends a choice; its text stands in the item before
     {..., "l": [[token, logprob, offset, [[token, logprob], ...]], ...]}   a Delta with how likely its tokens were
-    {..., "n": tokens}                                the last key of a Delta: what the job has generated with it
     {..., "f": reason, "e": [pointers]}               and where the whole choice misses its schema, if somebody looked
     {"c": choice, "t": "", "i": [...], "k": [index, name, arguments]}   a Delta of a call: its tool, or more arguments
+    {..., "n": tokens}                                the last key of a Delta: what the job has generated with it
     {"done": {"usage": {...}}}                        Done, the last item
     {"failed": {"status", "type", "code", "message", "param"}}   Failed, the last item
 

@@ -25,7 +25,7 @@ import psutil
 from api import server
 from common import telemetry
 from common.identity import Principal
-from common.jobs import CLASSES, Delta, Done, Job, Reply, Sampling, Usage, new_id
+from common.jobs import CLASSES, Delta, Done, Job, Reply, Sampling, Usage, counted, new_id
 from common.ledger.ledger import Ledger
 from common.ledger.replies import Claim, Emission
 from common.settings import REPOSITORY, Settings, bare_environment, load
@@ -113,7 +113,7 @@ def work(url: str, load: Load) -> None:
             sys.stdout.write("warm\n")  # from here on it is only tokens
             sys.stdout.flush()
         for name, mine in claims.items():
-            stamp = Delta(f"{time.monotonic_ns()} ", (1,)).encode()
+            stamp = counted(Delta(f"{time.monotonic_ns()} ", (1,)).encode(), step + 1)
             ledger.emit(name, _MODEL, [Emission(claim.job.id, claim.epoch, step, (stamp,), step + 1) for claim in mine])
             due += load.step_s / load.workers
             time.sleep(max(0.0, due - time.monotonic()))  # the pace of a forward pass
