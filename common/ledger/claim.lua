@@ -40,7 +40,8 @@ local function take(jid, job, score)
     set_score(model, job.share, score + charge)
   end
   redis.call('ZADD', p .. 'dl', job.end_at, jid)
-  redis.call('HSET', held_key(wid), jid, struct.pack(HELD, epoch, tonumber(job.end_at), stamp(at)) .. job.fe)
+  local held = struct.pack(HELD, epoch, tonumber(job.end_at), stamp(at)) .. NOTHING .. job.fe
+  redis.call('HSET', held_key(wid), jid, held)
   redis.call('ZADD', p .. 'workers', 'NX', stamp(at), wid) -- a claim that arrives after REAP must be found again
   redis.call('HSET', asked, 'request', request, 'jid', jid, 'epoch', epoch)
   if free == '1' then redis.call('HINCRBY', asked, 'claims', 1) end

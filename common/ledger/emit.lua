@@ -40,8 +40,8 @@ end
 local from = 4
 for k, jid in ipairs(jids) do
   local epoch, after, tokens, n, ended = struct.unpack('>I4I4I4I4B', heads, (k - 1) * HEAD + 35)
-  local own, end_at, claimed, fe_at
-  if held[k] then own, end_at, claimed, fe_at = struct.unpack(HELD, held[k]) end
+  local own, end_at, claimed
+  if held[k] then own, end_at, claimed = struct.unpack(HELD, held[k]) end
   if own ~= epoch then refuse(jid, epoch, after, n)
   elseif n > 0 then
     local last, state = from + n - 1, ENDS[ended]
@@ -49,12 +49,12 @@ for k, jid in ipairs(jids) do
       ARGV[last], state = CANCELLED, 'cancelled' -- a cancel that was accepted holds
     end
     if store(jid, after, from, n) then
-      local fes = string.sub(held[k], fe_at)
+      local fes = string.sub(held[k], FE_AT)
       if fes ~= '' then
         local group = groups[fes]
         if not group then group = {}; groups[fes] = group end
         local items = n == 1 and ARGV[from] or table.concat(ARGV, '\31', from, last)
-        group[#group + 1] = record(jid, claimed, after + 1, state and 1 or 0, items)
+        group[#group + 1] = record(jid, claimed, after + 1, state and '1' or '0', items)
       end
       if state then finish(jid, state, tokens, at)
       elseif at >= end_at then redis.call('SADD', p .. 'c:' .. wid, jid) end

@@ -83,7 +83,8 @@ def _told(raw: Any, pattern: str) -> dict[tuple[str, str], bytes]:
 
 def _held(job: dict[str, str]) -> bytes:
     """What EMIT must know of it."""
-    return struct.pack(">Id14s", int(job["epoch"]), float(job["end_at"]), job["claimed"].encode()) + job["fe"].encode()
+    told = struct.pack(">Id14s", int(job["epoch"]), float(job["end_at"]), job["claimed"].encode())
+    return told.ljust(65) + job["fe"].encode()  # over 64 bytes a hash is searched by its hash
 
 
 def _members(client: Any, pattern: str) -> list[tuple[str, str]]:

@@ -35,6 +35,13 @@ def test_a_claim_has_a_new_epoch_and_takes_the_job_off_the_queue(ledger: Ledger,
     assert ledger.waiting("m") == {"interactive": 0, "normal": 0, "batch": 0}
 
 
+def test_a_step_finds_its_jobs_without_a_search(ledger: Ledger, hand: Hand, raw: Any) -> None:
+    ledger.submit(a_job(), LIMITS)
+    hand.claim()
+
+    assert raw.object("encoding", keys.held(keys.tag(0), hand.name)) == "hashtable"
+
+
 def test_a_priority_job_goes_to_the_head_of_its_own_list(ledger: Ledger, hand: Hand) -> None:
     plain, urgent = a_job(), a_job(priority=True)
     ledger.submit(plain, LIMITS)
