@@ -11,16 +11,16 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from common import telemetry
 from common.errors import StorageError
-from common.jobs import Class, Delta, Done, Event, Failed, counted
+from common.jobs import Class, Delta, Done, Event, Failed
 from common.ledger.ledger import Ledger
 from common.ledger.replies import Claim, Emission, EmitReply, End
 from common.ledger.wire import CANCELLED, EXPIRED
 from worker.engine.engine import Output
-from worker.items import merged
+from worker.items import Said, merged, tokens_in
 
 _MOST_JOBS = 256  # in one EMIT: more would stall the front ends' dispatch
 _MOST_AHEAD = 512  # tokens of one job that Redis does not have, before the engine waits
@@ -45,33 +45,33 @@ class Listener(Protocol):
         """This one is to end now."""
 
 
-class _Item(NamedTuple):
-    """One item of the log, and the generated tokens in it."""
-
-    text: str
-    tokens: int
-
-
 @dataclass(slots=True)
 class _Open:
-    """One claimed job: all its items, and how many of them Redis has."""
+    """One claimed job: what it said, and how much of that Redis has."""
 
     epoch: int
     stored: int
-    items: list[_Item] = field(default_factory=list)
+    said: Said = field(default_factory=Said)
     pending: list[Event] = field(default_factory=list)
-    tokens: int = 0  # in all items
-    ahead: int = 0  # tokens that Redis does not have
+    tokens: int = 0  # of all, those that wait among them
     is_fresh: bool = True  # nothing of this claim was sent yet
     end: End | None = None
 
-    def add(self, events: Iterable[Event]) -> None:
-        """Behind all items."""
+    def take(self, events: Iterable[Event]) -> None:
+        """What is to be said next."""
         for event in events:
-            tokens = _tokens(event)
-            self.tokens += tokens
-            text = event.encode()
-            self.items.append(_Item(counted(text, self.tokens) if isinstance(event, Delta) else text, tokens))
+            self.pending.append(event)
+            self.tokens += tokens_in(event)
+
+    def say(self) -> None:
+        """What waits becomes items."""
+        self.said.add(merged(self.pending))
+        self.pending.clear()
+
+    @property
+    def ahead(self) -> int:
+        """Tokens that Redis does not have."""
+        return self.tokens - self.said.tokens(self.stored)
 
 
 class Publisher:
@@ -104,7 +104,7 @@ class Publisher:
         One that we hold under this very epoch stays as it is: Redis forgot the claim, and hears all from memory again.
         """
         job_id, job = claim.job.id, _Open(claim.epoch, claim.seq)
-        job.add(claim.said)
+        job.tokens = job.said.add(claim.said)
         with self._owning:
             with self._changed:
                 held = self._open.get(job_id)
@@ -169,9 +169,8 @@ class Publisher:
         job = self._open.get(output.job_id)
         if job is None or job.epoch != output.epoch:
             return  # fenced or given back meanwhile
+        job.take(output.events)
         for event in output.events:
-            job.pending.append(event)
-            job.ahead += _tokens(event)
             if not isinstance(event, Delta):
                 job.end = "done" if isinstance(event, Done) else _ENDS.get(event, "failed")
         self._ready[output.job_id] = None
@@ -221,11 +220,9 @@ class Publisher:
 
     @staticmethod
     def _emission(job_id: str, job: _Open) -> Emission:
-        job.add(merged(job.pending))
-        job.pending.clear()
+        job.say()
         job.is_fresh = False
-        new = tuple(item.text for item in job.items[job.stored :])
-        return Emission(job_id, job.epoch, job.stored, new, job.tokens, job.end)
+        return Emission(job_id, job.epoch, job.stored, tuple(job.said.behind(job.stored)), job.tokens, job.end)
 
     def _emit(self, emissions: Sequence[Emission]) -> None:
         if not emissions:
@@ -287,15 +284,13 @@ class Publisher:
             return
         job = self._open[emission.job_id]
         if behind is not None:
-            job.ahead += sum(item.tokens for item in job.items[behind : emission.after])
             job.stored = behind
             self._ready[emission.job_id] = None
             self._is_urgent = True
         elif emission.end:
             self._close(emission.job_id)
         else:
-            job.ahead -= sum(item.tokens for item in job.items[emission.after : emission.after + len(emission.items)])
-            job.stored = len(job.items)
+            job.stored = emission.after + len(emission.items)
 
     def _give_back(self) -> None:
         """RELEASE what nothing more is to be said of."""
@@ -369,7 +364,3 @@ def end_all(listener: Listener, cancelled: Sequence[str], expired: Sequence[str]
         listener.end(job_id, CANCELLED)
     for job_id in expired:
         listener.end(job_id, EXPIRED)
-
-
-def _tokens(event: Event) -> int:
-    return len(event.tokens) if isinstance(event, Delta) else 0

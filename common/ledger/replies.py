@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from common.jobs import Class, Delta, Entry, Failed, Job
 
@@ -59,8 +59,7 @@ class Watched:
     claim_seq: int = 0  # items in the log when it was made: what comes behind them is its own
 
 
-@dataclass(frozen=True, slots=True)
-class Ring:
+class Ring(NamedTuple):
     """A message on a front end's channel: new items of one job, the first numbered ``first``."""
 
     job_id: str
@@ -89,7 +88,7 @@ class Emission:
     job_id: str
     epoch: int
     after: int
-    items: tuple[str, ...]
+    items: tuple[str | bytes, ...]
     tokens: int = 0  # generated so far, with these items
     end: End | None = None  # the last item is Done or Failed
 

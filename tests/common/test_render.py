@@ -1,6 +1,5 @@
 import json
 import re
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -89,7 +88,7 @@ def test_calls_are_streamed_by_index_with_id_and_name_once_and_add_up_to_the_who
 
 
 def test_every_call_has_an_id_of_its_own_which_the_same_log_gives_again() -> None:
-    deltas = [one for choice in (0, 1) for one in (replace(delta, choice=choice) for delta in CALLED)]
+    deltas = [one for choice in (0, 1) for one in (delta._replace(choice=choice) for delta in CALLED)]
     jobs = [a_job(tools=TOOLS, n=2) for _ in range(2)]
 
     wholes = [[choice["message"] for choice in chat.whole(job, deltas, USAGE)["choices"]] for job in (*jobs, jobs[0])]
