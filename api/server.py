@@ -20,7 +20,7 @@ from api import folders
 from api.auth import Gate, is_loopback
 from api.connection import Connection, refusal
 from common.errors import InternalError
-from common.processes import UNUSABLE
+from common.processes import UNUSABLE, settle
 from common.settings import Settings, SettingsError, load
 
 _BACKLOG = 2048
@@ -62,6 +62,11 @@ class FrontEnd(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         StreamServer.max_accept = 1
         gevent.config.track_greenlet_tree = False  # who spawned whom; nobody asks, and every stream would keep it
         super().init_process()
+
+    def load_wsgi(self) -> None:
+        """The application."""
+        super().load_wsgi()
+        settle()
 
     def timeout_ctx(self) -> _Idle:
         """How long a connection may be idle."""

@@ -1,6 +1,7 @@
 """What processes of ours owe one another."""
 
 import ctypes
+import gc
 import os
 import signal
 import threading
@@ -21,3 +22,9 @@ def yield_to_others() -> None:
     """This thread, and what it starts from now on, takes the processor when others leave it (Linux)."""
     thread = threading.get_native_id()
     os.setpriority(os.PRIO_PROCESS, thread, max(_NICE, os.getpriority(os.PRIO_PROCESS, thread)))
+
+
+def settle() -> None:
+    """All is loaded: the garbage collector, which stops all threads, looks at what comes from now on only."""
+    gc.collect()
+    gc.freeze()

@@ -15,7 +15,7 @@ from common.errors import StorageError
 from common.ledger.bell import Line
 from common.ledger.ledger import Ledger
 from common.ledger.replies import WorkerInfo
-from common.processes import UNUSABLE, die_with_parent
+from common.processes import UNUSABLE, die_with_parent, settle
 from common.settings import Model, Settings, SettingsError, load
 from worker.engine import memory
 from worker.engine.engine import Engine
@@ -135,6 +135,7 @@ def main() -> int:
         return UNUSABLE
     stop: SimpleQueue[int] = SimpleQueue()  # a handler may use it, whatever it interrupted
     signal.signal(signal.SIGTERM, lambda number, _: stop.put(number))  # until here it ends us at once: no job is ours
+    settle()
     worker.start()
     stop.get()
     worker.drain()

@@ -27,6 +27,7 @@ from common.door.control import NOTHING, Controls
 from common.door.template import RefusedError, Template, Turn
 from common.door.tools import check_each, for_template, planned, words_of
 from common.door.words import remember_few
+from common.processes import settle
 from common.toolformat import ToolFormat, ToolPlan, is_marker
 
 CPU_S = 2  # of one request
@@ -276,6 +277,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_STACK, (STACK, resource.getrlimit(resource.RLIMIT_STACK)[1]))
     reader = Reader()
+    settle()
     with socket.socket(fileno=int(sys.argv[1])) as connection, contextlib.suppress(ConnectionError):
         connection.setblocking(True)
         with connection.makefile("rwb") as lines:
