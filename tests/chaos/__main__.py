@@ -18,7 +18,7 @@ from pathlib import Path
 
 from common.settings import REPOSITORY
 from tests.chaos import batch
-from tests.chaos.faults import KINDS, STEADY
+from tests.chaos.faults import HEAVY, KINDS, STEADY
 from tests.chaos.history import fixed
 from tests.chaos.house import DEMO, SLOW, Size
 from tests.chaos.run import Order, by_asking, by_counting, run
@@ -48,6 +48,7 @@ def main() -> int:
         kinds = tuple(kind for kind in told.only if kind in STEADY)
         order = replace(order, faults=told.minutes - 1, every_s=60.0, spared=1, clients=500, kinds=kinds, toml=SLOW)
         order = replace(order, deadline_s=900.0)  # their answers take minutes
+        order = replace(order, first=HEAVY)  # so that what is spared has had its full load before it is watched
     stop = threading.Event()
     signal.signal(signal.SIGINT, lambda *_: stop.set())  # then what was found so far is told
     with tempfile.TemporaryDirectory() as folder:

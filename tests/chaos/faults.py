@@ -54,6 +54,7 @@ _ROOM = 2**30  # bytes, for Redis
 _PAIRED = 0.12  # of all: with another one at the same time
 _ALONE = {"step hangs", "clock turned"}
 KINDS = tuple(_SHARES)
+HEAVY = ("front end killed", "host lost")  # of which those that are spared take over the load
 STEADY = tuple(kind for kind in KINDS if kind not in {*_ALONE, "redis killed"})  # that hit nobody but their target
 
 
@@ -81,12 +82,14 @@ class Done:
     whole_s: float | None = None  # until everything was in order again
 
 
-def plan(seed: int, count: int, size: Size, kinds: Sequence[str] = KINDS, spared: int = 0) -> list[Fault]:
-    """The same for the same seed. ``spared``: so many of each part are never hit."""
+def plan(
+    seed: int, count: int, size: Size, kinds: Sequence[str] = KINDS, spared: int = 0, first: Sequence[str] = ()
+) -> list[Fault]:
+    """The same for the same seed. ``spared``: so many of each part are never hit. ``first``: what it begins with."""
     chance = random.Random(f"faults {seed}")
     faults = []
     for number in range(1, count + 1):
-        fault = _drawn(chance, number, size, kinds, spared)
+        fault = _drawn(chance, number, size, first[number - 1 : number] or kinds, spared)
         if fault.kind not in _ALONE and chance.random() < _PAIRED:
             beside = _drawn(chance, number, size, kinds, spared)
             if beside.kind not in _ALONE and (beside.kind.split()[0], beside.target) != (_part(fault), fault.target):

@@ -40,6 +40,7 @@ class Order:
     clients: int = 16
     tokens: int = 200  # the longest answer
     kinds: tuple[str, ...] = KINDS
+    first: tuple[str, ...] = ()  # the first faults are of these kinds
     every_s: float = 0.0  # a fault each so many seconds; 0: each when enough was asked
     deadline_s: float = DEADLINE_S  # after which a client gives a question up
     spared: int = 0  # so many of each part are never hit: what they use is watched
@@ -121,7 +122,7 @@ def run(
 ) -> Report:
     """``answers``: asked once, before anything breaks, how each question must be answered. ``stop``: no more faults."""
     stop = stop or threading.Event()
-    faults = plan(order.seed, order.faults, order.size, order.kinds, order.spared)
+    faults = plan(order.seed, order.faults, order.size, order.kinds, order.spared, order.first)
     say(f"seed {order.seed}: {len(faults)} faults")
     with House(folder, order.size, order.toml) as house, Growth(house) as growth:
         if not house.wait_whole(stop, _BOOT_S):

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.faults import KINDS, plan
+from tests.chaos.faults import HEAVY, KINDS, STEADY, plan
 from tests.chaos.house import Size
 from tests.chaos.run import Order, by_counting, run
 
@@ -26,3 +26,10 @@ def test_the_same_seed_gives_the_same_faults() -> None:
     assert plan(5, 200, SIZE) == plan(5, 200, SIZE)
     assert plan(5, 200, SIZE) != plan(6, 200, SIZE)
     assert {fault.kind for fault in plan(5, 400, SIZE)} == set(KINDS)
+
+
+def test_a_run_that_watches_memory_begins_with_the_full_load() -> None:
+    begun = plan(5, 9, SIZE, STEADY, spared=1, first=HEAVY)
+
+    assert tuple(fault.kind for fault in begun[: len(HEAVY)]) == HEAVY
+    assert {fault.kind for fault in begun[len(HEAVY) :]} - set(HEAVY)
