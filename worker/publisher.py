@@ -9,7 +9,7 @@ Locks: ``_owning`` before ``_changed``, and neither is held by anyone who holds 
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
@@ -52,21 +52,20 @@ class _Open:
     epoch: int
     stored: int
     said: Said = field(default_factory=Said)
-    pending: list[Event] = field(default_factory=list)
+    pending: Sequence[Event] = ()  # few, however much that is: while Redis is away all of it stays here
     tokens: int = 0  # of all, those that wait among them
     is_fresh: bool = True  # nothing of this claim was sent yet
     end: End | None = None
 
-    def take(self, events: Iterable[Event]) -> None:
+    def take(self, events: Sequence[Event]) -> None:
         """What is to be said next."""
-        for event in events:
-            self.pending.append(event)
-            self.tokens += tokens_in(event)
+        self.tokens += sum(map(tokens_in, events))
+        self.pending = merged((*self.pending, *events))
 
     def say(self) -> None:
         """What waits becomes items."""
-        self.said.add(merged(self.pending))
-        self.pending.clear()
+        self.said.add(self.pending)
+        self.pending = ()
 
     @property
     def ahead(self) -> int:
