@@ -178,9 +178,9 @@ class State:
             self.sweeper.lost(feed)
         feed.close()
 
-    def submit(self, job: Job, once: Once = NEVER_AGAIN) -> Place:
-        """Store it, and wake a worker. Raises KnownJobError and ApiError."""
-        place = self.ledger.submit(job, self.settings.limits, self.hub.front_end, once)
+    def submit(self, job: Job, once: Once = NEVER_AGAIN, *, is_heard: bool = True) -> Place:
+        """Store it, and wake a worker. ``is_heard``: somebody here listens. Raises KnownJobError and ApiError."""
+        place = self.ledger.submit(job, self.settings.limits, self.hub.front_end if is_heard else None, once)
         self.pulse.waiting = max(self.pulse.waiting, place.position)
         self.tickets.send(job.model)
         return place

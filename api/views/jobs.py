@@ -80,7 +80,7 @@ def replay(job_id: str) -> Response:
         custom_id="",
     )
     state().refuse_if_unable()
-    state().submit(job)
+    state().submit(job, is_heard=False)
     g.job_id = job.id
     return json_response(_told(_record(f"job_{job.id}")), 201)
 

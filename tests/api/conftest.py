@@ -8,10 +8,12 @@ from pathlib import Path
 
 import httpx2
 import pytest
+import redis
 from openai import AsyncOpenAI, OpenAI
 
 from common.settings import bare_environment
 from ops.embedded import free_port
+from tests.worker.house import until
 
 TOML = (
     '[[models]]\nname = "m"\npath = "nowhere"\n[[models]]\nname = "org/other"\npath = "nowhere"\naliases = ["alias"]\n'
@@ -72,8 +74,11 @@ def shared_front(server_url: str, tmp_path_factory: pytest.TempPathFactory) -> I
 
 
 @pytest.fixture
-def front(shared_front: FrontEnd, redis_url: str) -> FrontEnd:  # noqa: ARG001  the empty server first
-    return shared_front
+def front(shared_front: FrontEnd, redis_url: str) -> Iterator[FrontEnd]:
+    """It; what a test left open would be submitted again in the next one, where the server has forgotten it."""
+    yield shared_front
+    with redis.Redis.from_url(redis_url) as client:
+        until(lambda: not client.keys("{q00}:fw:*"))
 
 
 @pytest.fixture

@@ -54,7 +54,15 @@ _ROOM = 2**30  # bytes, for Redis
 _PAIRED = 0.12  # of all: with another one at the same time
 _ALONE = {"step hangs", "clock turned"}
 KINDS = tuple(_SHARES)
-HEAVY = ("front end killed", "host lost")  # of which those that are spared take over the load
+HEAVY = (  # what gives the load to those that are spared, or has it wait
+    "redis frozen",
+    "host lost",
+    "redis full",
+    "front end killed",
+    "worker ended",
+    "front end ended",
+    "front end killed",
+)
 STEADY = tuple(kind for kind in KINDS if kind not in {*_ALONE, "redis killed"})  # that hit nobody but their target
 
 

@@ -29,7 +29,7 @@ def test_the_same_seed_gives_the_same_faults() -> None:
 
 
 def test_a_run_that_watches_memory_begins_with_the_full_load() -> None:
-    begun = plan(5, 9, SIZE, STEADY, spared=1, first=HEAVY)
+    begun = plan(5, 29, SIZE, STEADY, spared=1, first=HEAVY)
 
     assert tuple(fault.kind for fault in begun[: len(HEAVY)]) == HEAVY
     assert {fault.kind for fault in begun[len(HEAVY) :]} - set(HEAVY)

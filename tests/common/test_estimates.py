@@ -43,12 +43,12 @@ def test_models_work_side_by_side_and_what_is_not_known_is_not_guessed() -> None
 def test_the_ledger_remembers_what_answers_took_of_what_they_were_allowed(ledger: Ledger) -> None:
     hand = Hand(ledger)
     assert ledger.pace("m") == Pace(0, 0, None, None, None, None)
-    counted = {"prefill_s": 2.0, "prompt_tokens": 1000.0, "full_s": 3.0, "full_tokens": 100.0}
-    ledger.beat(WorkerInfo("w", "m", 4, 4, "ready"), counted)
     for pieces in (8, 0):
         for _ in range(400):
             ledger.submit(a_job(), Limits())
             hand.end(hand.claim(), *["x"] * pieces)
+    counted = {"prefill_s": 2.0, "prompt_tokens": 1000.0, "full_s": 3.0, "full_tokens": 100.0}
+    ledger.beat(WorkerInfo("w", "m", 4, 4, "ready"), counted)
 
     pace = ledger.pace("m")
 
