@@ -180,11 +180,13 @@ class _Scene:
 
 
 def _used(before: Mapping[Any, Sample], after: Mapping[Any, Sample]) -> dict[str, Any]:
-    """The most that a process which lived through it all has more than before, when everything is over."""
-    pairs = [(before[key], after[key]) for key in before.keys() & after.keys()]
+    """What the processes that lived through it all have more than before, when everything is over."""
+    pairs = [(f"{key[0]} {key[1]}", before[key], after[key]) for key in sorted(before.keys() & after.keys())]
+    threads = {name: late.threads - early.threads for name, early, late in pairs}
+    descriptors = {name: late.descriptors - early.descriptors for name, early, late in pairs}
     return {
-        "threads_more": max((late.threads - early.threads for early, late in pairs), default=0),
-        "descriptors_more": max((late.descriptors - early.descriptors for early, late in pairs), default=0),
+        "threads_more": {name: more for name, more in threads.items() if more > 0},
+        "descriptors_more": {name: more for name, more in descriptors.items() if more > 0},
     }
 
 

@@ -36,5 +36,5 @@ def test_what_was_used_under_load_is_given_back(tmp_path: Path) -> None:
     figures = report.figures()
     assert report.is_good(), report.table()
     assert figures["jobs"] > 2 * (CONNECTIONS + LEAST)
-    assert figures["threads_more"] <= LEAST
-    assert figures["descriptors_more"] <= CONNECTIONS + LEAST
+    assert max(figures["threads_more"].values(), default=0) <= LEAST
+    assert max(figures["descriptors_more"].values(), default=0) <= CONNECTIONS + LEAST
