@@ -59,6 +59,7 @@ HEAVY = (  # what gives the load to those that are spared, or has it wait
     "host lost",
     "redis full",
     "front end killed",
+    "chores killed",
     "worker ended",
     "front end ended",
     "front end killed",

@@ -81,6 +81,12 @@ def test_half_a_character_at_the_end_is_not_shown() -> None:
     assert [token for event in events for token in event.tokens] == [*spelled("x世")[:3]]
 
 
+def test_what_a_worker_said_before_is_kept_as_tokens_only() -> None:
+    work = work_of(a_claim(_prompted("a", Sampling(9)), (Delta("xy", tuple(spelled("xy"))),)), 1, _BOUNDS)
+
+    assert (work.claim.said, work.sequences[0].tokens) == ((), [*spelled("xy")])
+
+
 def test_time_goes_on_while_a_job_has_no_worker() -> None:
     claim = replace(a_claim(a_job(max_time_s=5.0)), since_s=3.0)
     one = work_of(claim, 1, _BOUNDS).sequences[0]

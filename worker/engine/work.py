@@ -1,7 +1,7 @@
 """A claimed job in the engine: its choices, and where it stands."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from common.jobs import Class, Delta
 from common.ledger.replies import Claim
@@ -56,7 +56,7 @@ def work_of(claim: Claim, order: int, bounds: Bounds, row: Row | None = None) ->
     choices: list[list[Delta]] = [[] for _ in range(claim.job.choices)]
     for delta in claim.said:
         choices[delta.choice].append(delta)
-    sequences = (
+    sequences = tuple(
         Sequence(claim, choice, bounds, tuple(said), row and row.clone()) for choice, said in enumerate(choices)
     )
-    return Work(claim, order, tuple(sequences))
+    return Work(replace(claim, said=()), order, sequences)  # what was said is in them
