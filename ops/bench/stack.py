@@ -45,7 +45,7 @@ class Stack:
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
-    def wait_ready(self, timeout_s: float = 50) -> "Stack":
+    def wait_ready(self, timeout_s: float = 100) -> "Stack":
         """Until the ready line; raises with what was printed instead."""
         if not self._ended.wait(timeout_s) or not self._ready_lines():
             raise RuntimeError("penstock up did not get ready:\n" + "\n".join(self.lines))
