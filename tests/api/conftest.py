@@ -13,7 +13,7 @@ from openai import AsyncOpenAI, OpenAI
 
 from common.settings import bare_environment
 from ops.embedded import free_port
-from tests.worker.house import until
+from tests.waiting import until
 
 TOML = (
     '[[models]]\nname = "m"\npath = "nowhere"\n[[models]]\nname = "org/other"\npath = "nowhere"\naliases = ["alias"]\n'

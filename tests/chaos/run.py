@@ -182,11 +182,11 @@ class _Scene:
 def _used(before: Mapping[Any, Sample], after: Mapping[Any, Sample]) -> dict[str, Any]:
     """What the processes that lived through it all have more than before, when everything is over."""
     pairs = [(f"{key[0]} {key[1]}", before[key], after[key]) for key in sorted(before.keys() & after.keys())]
-    threads = {name: late.threads - early.threads for name, early, late in pairs}
-    descriptors = {name: late.descriptors - early.descriptors for name, early, late in pairs}
     return {
-        "threads_more": {name: more for name, more in threads.items() if more > 0},
-        "descriptors_more": {name: more for name, more in descriptors.items() if more > 0},
+        f"{what}_more": {
+            name: n for name, early, late in pairs if (n := getattr(late, what) - getattr(early, what)) > 0
+        }
+        for what in ("threads", "descriptors")
     }
 
 

@@ -4,11 +4,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import psutil
 
@@ -18,6 +17,7 @@ from common.ledger.replies import Claim, State, WorkerInfo
 from common.settings import Limits, Settings, bare_environment
 from ops.embedded import Embedded
 from tests.builders import a_job
+from tests.waiting import PATIENCE_S, until
 from worker.engine.engine import Engine
 from worker.hot import HotFile
 from worker.models.counting import Counting
@@ -26,27 +26,6 @@ from worker.tickets import Intake
 from worker.watch import Heart, Parts
 
 LIMITS = Limits()
-PATIENCE_S = 15.0
-T = TypeVar("T")
-
-
-def until(find: Callable[[], T], timeout_s: float = PATIENCE_S) -> T:
-    """What is found in the end, where nothing announces it; fails when nothing is."""
-    end = time.monotonic() + timeout_s
-    while not (found := find()):
-        assert time.monotonic() < end, "it did not come true"
-        time.sleep(0.005)
-    return found
-
-
-def never(is_true: Callable[[], bool], for_s: float = 0.4) -> bool:
-    """Whether it stays false for a while."""
-    end = time.monotonic() + for_s
-    while time.monotonic() < end:
-        if is_true():
-            return False
-        time.sleep(0.005)
-    return True
 
 
 def counted(to: int) -> str:

@@ -13,7 +13,8 @@ from common.jobs import Job
 from common.ledger.ledger import Ledger
 from common.ledger.wire import POISON
 from tests.common.ledger_audit import audit
-from tests.worker.house import House, Own, engine_of, events, is_whole, never, state, submitted, until
+from tests.waiting import never, until
+from tests.worker.house import House, Own, engine_of, events, is_whole, state, submitted
 from worker.hot import HotFile
 
 SLOW = "counting:?step_ms=20&answer=30"  # 1.6 s

@@ -8,6 +8,7 @@ import torch
 
 from common.jobs import Delta, Done, Failed, Job
 from tests.builders import a_job
+from tests.waiting import until
 from tests.worker.claims import (
     Marks,
     Notes,
@@ -21,7 +22,6 @@ from tests.worker.claims import (
     keys,
     spelled,
 )
-from tests.worker.house import until
 from worker.engine.engine import Engine, Output
 from worker.engine.model import Drawn, Feed
 from worker.models.counting import CONTEXT

@@ -11,7 +11,8 @@ from common.errors import StorageError
 from common.jobs import Job, new_id
 from common.ledger.ledger import Ledger
 from ops.embedded import free_port
-from tests.worker.house import House, Own, engine_of, is_whole, replica, state, submitted, text, until
+from tests.waiting import until
+from tests.worker.house import House, Own, engine_of, is_whole, replica, state, submitted, text
 from worker.watch import Reaper
 
 HERE, THERE = "00" * 16, "01" * 16  # owners; their jobs live in the first partition and in the second

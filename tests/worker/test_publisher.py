@@ -9,7 +9,8 @@ from common.jobs import Delta, Done, Sampling, Usage
 from common.ledger.ledger import Ledger
 from tests.common.ledger_audit import audit
 from tests.common.lossy import lossy
-from tests.worker.house import Own, counted, events, is_whole, replica, state, submitted, text, tokens, until
+from tests.waiting import until
+from tests.worker.house import Own, counted, events, is_whole, replica, state, submitted, text, tokens
 
 FAR = 2000  # counts so far that a test decides when it ends
 

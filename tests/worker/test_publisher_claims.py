@@ -10,7 +10,8 @@ from common.jobs import Delta
 from common.ledger.ledger import Ledger
 from common.ledger.wire import CANCELLED, EXPIRED
 from tests.common.ledger_audit import alter, audit
-from tests.worker.house import LIMITS, Own, events, is_whole, replica, state, submitted, text, until
+from tests.waiting import until
+from tests.worker.house import LIMITS, Own, events, is_whole, replica, state, submitted, text
 from worker.engine.engine import Engine, Output
 
 

@@ -8,7 +8,8 @@ from common import broker
 from common.broker import Tickets
 from common.ledger.ledger import Ledger
 from common.settings import Model, Settings
-from tests.worker.house import LIMITS, counting, never, state, submitted, until
+from tests.waiting import never, until
+from tests.worker.house import LIMITS, counting, state, submitted
 from worker.chores.sweep import Sweep, periodic
 
 WINDOW = 2 * 4 + 64

@@ -13,7 +13,8 @@ from common.ledger.ledger import Ledger
 from common.ledger.replies import Ring
 from common.settings import Model, Settings
 from tests.common.lossy import lossy
-from tests.worker.house import LIMITS, Replica, counting, is_whole, never, replica, state, submitted, tokens, until
+from tests.waiting import never, until
+from tests.worker.house import LIMITS, Replica, counting, is_whole, replica, state, submitted, tokens
 from worker.engine.engine import Room
 from worker.tickets import Waker, claimable
 

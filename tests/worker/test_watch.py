@@ -12,7 +12,8 @@ from common.ledger.ledger import Ledger
 from common.ledger.replies import Beat, WorkerInfo
 from common.ledger.wire import CANCELLED, EXPIRED
 from tests.common.ledger_audit import alter
-from tests.worker.house import Own, events, is_whole, never, replica, state, submitted, until
+from tests.waiting import never, until
+from tests.worker.house import Own, events, is_whole, replica, state, submitted
 from worker.watch import Lapses, Periodic, Reaper
 
 
