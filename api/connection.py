@@ -6,6 +6,7 @@ import re
 import secrets
 import socket
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
@@ -81,21 +82,53 @@ class Connection(gevent.socket.socket):  # type: ignore[misc]  # gevent has no t
 
     stalled_s = 60.0  # a reader that takes nothing for so long is gone
     request: Any = None  # gunicorn's, the one that is being answered
+    write: Callable[[bytes], object] | None = None  # of its answer, as WSGI has it
+    _left = b""  # of what was offered
+    _is_offered = False
 
     def sendall(self, data: bytes, flags: int = 0) -> None:
         """All of it, unless its reader has stopped reading."""
+        left = self._left + data if self._left else data
+        self._left = b""
         try:
-            sent = self._sock.send(data, flags)
+            sent = self._sock.send(left, flags)
         except BlockingIOError:
             sent = 0
-        left = memoryview(data)[sent:]
+        except OSError:
+            if not self._is_offered:
+                raise
+            sent = 0  # the one who may wait meets it again
+        if sent == len(left):
+            return
+        if self._is_offered:
+            self._left = left[sent:]
+        else:
+            self._send_rest(memoryview(left)[sent:], flags)
+
+    def _send_rest(self, left: memoryview, flags: int) -> None:
         while left:
             with gevent.Timeout(self.stalled_s, BrokenPipeError(errno.EPIPE, "its reader stopped reading")):
                 left = left[self.send(left, flags) :]
 
+    def offer(self, block: bytes) -> bool:
+        """A block of the answer, without waiting; False when there is no room for more, and the rest for ``flush``."""
+        if self.write is None:
+            raise RuntimeError("no answer has begun")
+        self._is_offered = True
+        try:
+            self.write(block)
+        finally:
+            self._is_offered = False
+        return not self._left
+
+    def flush(self) -> None:
+        """What there was no room for."""
+        if self._left:
+            self.sendall(b"")
+
     def begin(self, request: Any) -> None:
         """This one is answered next; gunicorn would ask for its body before anybody looked at the headers."""
-        self.request = request
+        self.request, self.write = request, None
         if request._expected_100_continue:  # noqa: SLF001
             request._expected_100_continue = False  # noqa: SLF001
             request.body.reader = _Awaited(request.body.reader, self)
@@ -120,7 +153,7 @@ class Connection(gevent.socket.socket):  # type: ignore[misc]  # gevent has no t
 
     def forget(self) -> None:
         """Let go of the last request, which knows us: both and their buffers would wait for the garbage collector."""
-        self.request = None
+        self.request = self.write = None
 
     def refuse(self, told: ApiError, request: Any = None) -> None:
         """Answer what the application has not answered, and leave; ``request`` is as much as could be read of it."""

@@ -20,6 +20,7 @@ from common.jobs import Delta, Entry, Job, decode_event
 from common.ledger.ledger import Ledger
 from common.ledger.replies import Place, Ring, Watched
 
+Push = Callable[[Sequence[Entry]], bool]
 MOST_BUFFERED = 256  # items: a client that reads more slowly is served from the log
 _PAGE = 512
 _AWAY_S = 0.5  # between two looks while Redis is away or heals
@@ -67,6 +68,7 @@ class Feed:
         self._is_stale = submit is None  # the log knows more than the buffer
         self._claim: str | None = None if after else ""  # whose items were handed on last; None: we were not told
         self._is_draining = False
+        self._push: Push | None = None  # where its reader wants what comes, while it waits
 
     def open(self) -> None:
         """Listen, then submit: no ring can be missed."""
@@ -88,13 +90,29 @@ class Feed:
 
     # the hub's side --------------------------------------------------------------------------------------------------
     def ring(self, ring: Ring) -> None:
-        """Keep the items for the reader, if there is room."""
+        """Hand the items on where the reader waits for them, else keep them for it, if there is room."""
+        if self._push is not None and self._is_pushed(ring, self._push):
+            return
         if self.buffered() > MOST_BUFFERED:
             self._is_stale = True
             return
         self._put += len(ring.items)
         self._rings.append(ring)
         self._bell.set()
+
+    def _is_pushed(self, ring: Ring, push: Push) -> bool:
+        """Whether that was all: the end, what does not follow, and what there is no room for are the reader's."""
+        if ring.ended or ring.claim != self._claim or ring.first != self.seen + 1 or self._rings or self._is_stale:
+            return False
+        try:
+            has_room = push(self._entries(ring))
+        except Exception:  # noqa: BLE001  the reader meets it again, and tells its client
+            return False
+        self.seen += len(ring.items)
+        if not has_room:
+            self._push = None
+            self.wake()
+        return True
 
     def buffered(self) -> int:
         """Items that wait for the reader."""
@@ -120,16 +138,20 @@ class Feed:
         self.wake()
 
     # the reader's side -----------------------------------------------------------------------------------------------
-    def read(self, timeout_s: float) -> Sequence[Entry]:
-        """What is new; empty when nothing came in time, or only a wake-up. Raises HangUp and ApiError."""
+    def read(self, timeout_s: float, push: Push | None = None) -> Sequence[Entry]:
+        """What is new; empty when nothing came in time, or only a wake-up. Raises HangUp and ApiError.
+
+        ``push`` takes what comes meanwhile and says whether there is room for more; where not, this returns. The one
+        who hears for all streams calls it: it must not wait.
+        """
         if self.is_gone:
             raise HangUp
         if self._is_draining:
             raise DrainingError("This server is going down; ask again.", retry_after_s=1)
-        entries = self._look(timeout_s) if self._is_stale else self._listen(timeout_s)
+        entries = self._look(timeout_s) if self._is_stale else self._listen(timeout_s, push)
         if entries and not isinstance(entries[-1].event, Delta):
             self.is_over = True
-        if entries and self._may_forget:
+        if self._may_forget and (entries or self._submit is None):
             self._forget_prompt()
         return entries
 
@@ -139,13 +161,15 @@ class Feed:
         self._submit = None
         self.job = replace(self.job, prompts=(), echo=())
 
-    def _listen(self, timeout_s: float) -> Sequence[Entry]:
-        until = time.monotonic() + timeout_s
+    def _listen(self, timeout_s: float, push: Push | None) -> Sequence[Entry]:
+        until, before = time.monotonic() + timeout_s, self.seen
+        self._push = push
         self.wake_at = until  # the hub's clock wakes us: a timer of our own costs more than a ring
         self._bell.wait()
+        self._push = None
         self._bell.clear()  # before looking: whoever rings meanwhile is heard next
         self.wake_at = math.inf
-        if not self._rings and time.monotonic() >= until:
+        if not self._rings and self.seen == before and time.monotonic() >= until:
             return self._look(timeout_s)  # rings may be lost without a trace: a quiet while is a reason to look
         entries: list[Entry] = []
         while self._rings:
@@ -163,11 +187,14 @@ class Feed:
 
     def _fresh(self, ring: Ring) -> list[Entry]:
         """What of it was not handed on yet."""
-        skip = self.seen + 1 - ring.first
-        fresh = [Entry(ring.first + at, decode_event(ring.items[at])) for at in range(skip, len(ring.items))]
+        fresh = self._entries(ring)
         self.seen += len(fresh)
         self._claim = ring.claim
         return fresh
+
+    def _entries(self, ring: Ring) -> list[Entry]:
+        skip = self.seen + 1 - ring.first
+        return [Entry(ring.first + at, decode_event(ring.items[at])) for at in range(skip, len(ring.items))]
 
     def _look(self, timeout_s: float) -> Sequence[Entry]:
         """Register once more, and read the log from where we are."""

@@ -5,7 +5,7 @@ Comment lines end in one newline and never make a block of their own: SDKs that 
 
 import time
 from collections.abc import Callable, Generator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from api.feed import Feed, HangUp
 from common import telemetry
@@ -35,12 +35,29 @@ def queued(place: Place | None) -> bytes:
     return f": queue position={place.position}{eta}\n".encode()
 
 
+class Sink(Protocol):
+    """Where a stream's blocks go without its turn: beside what the server asks of it."""
+
+    def offer(self, block: bytes) -> bool:
+        """Write it without waiting; False when there is no room for more, and the rest waits for ``flush``."""
+
+    def flush(self) -> None:
+        """Write what is left, however long it takes."""
+
+
 class Sse:
     """One job as server-sent events, from its place in the queue to ``[DONE]``."""
 
-    def __init__(self, feed: Feed, frames: Frames, ask: Callable[[str, str], Place | None], heartbeat_s: float) -> None:
-        """``ask`` tells where an owner's job stands in the queue."""
-        self._feed, self._frames, self._ask, self._heartbeat_s = feed, frames, ask, heartbeat_s
+    def __init__(
+        self,
+        feed: Feed,
+        frames: Frames,
+        ask: Callable[[str, str], Place | None],
+        heartbeat_s: float,
+        sink: Sink | None = None,
+    ) -> None:
+        """``ask`` tells where an owner's job stands in the queue; what comes while we wait goes to ``sink`` at once."""
+        self._feed, self._frames, self._ask, self._heartbeat_s, self._sink = feed, frames, ask, heartbeat_s, sink
         self._has_begun = feed.seen > 0
         self._spoke = 0.0  # on the monotonic clock
 
@@ -55,6 +72,8 @@ class Sse:
                     yield block
         except HangUp:
             return
+        except OSError:  # of what was offered: the server knows what to do when a client has gone
+            raise
         except ApiError as error:
             self._feed.is_answered = True
             yield failed(Failed.of(error))
@@ -69,12 +88,22 @@ class Sse:
     def _next(self) -> bytes:
         """What there is to say after the next look at the feed; may be nothing."""
         wait_s = self._heartbeat_s if self._has_begun else self._heartbeat_s * _QUEUED
-        block = self._block(self._feed.read(max(0.0, self._spoke + wait_s - time.monotonic())))
+        push = self._push if self._sink is not None and self._has_begun else None
+        block = self._block(self._feed.read(max(0.0, self._spoke + wait_s - time.monotonic()), push))
+        if self._sink is not None and not block:
+            self._sink.flush()
         if not block and time.monotonic() - self._spoke >= wait_s:
             block = self._comment()
         if block:
             self._spoke = time.monotonic()
         return block
+
+    def _push(self, entries: Sequence[Entry]) -> bool:
+        block = b"".join(map(self._frame, entries))
+        if not block:
+            return True
+        self._spoke = time.monotonic()
+        return self._sink is not None and self._sink.offer(block)
 
     def _block(self, entries: Sequence[Entry]) -> bytes:
         """The frames of new entries, as one piece for the socket."""

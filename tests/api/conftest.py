@@ -11,7 +11,12 @@ import pytest
 import redis
 from openai import AsyncOpenAI, OpenAI
 
-from common.settings import bare_environment
+from api.feed import Feed
+from api.hub import Hub
+from common.jobs import Job
+from common.ledger.ledger import Ledger
+from common.ledger.replies import Place
+from common.settings import Limits, bare_environment
 from ops.embedded import free_port
 from tests.waiting import until
 
@@ -87,3 +92,30 @@ def serve(redis_url: str, tmp_path: Path) -> Serve:
         return serving(redis_url, tmp_path / "front", **settings)
 
     return serve
+
+
+@pytest.fixture
+def hub(ledger: Ledger) -> Iterator[Hub]:
+    hub = Hub(ledger)
+    hub.start()
+    hub.wait_heard(0, 5)
+    yield hub
+    hub.close()
+
+
+@pytest.fixture
+def opened(hub: Hub, ledger: Ledger) -> Iterator[Callable[[Job], Feed]]:
+    feeds: list[Feed] = []
+
+    def opened(job: Job) -> Feed:
+        feeds.append(Feed(hub, ledger, job, submit=submitter(ledger, hub)))
+        feeds[-1].open()
+        return feeds[-1]
+
+    yield opened
+    for feed in feeds:
+        feed.close()
+
+
+def submitter(ledger: Ledger, hub: Hub) -> Callable[[Job], Place]:
+    return lambda job: ledger.submit(job, Limits(), hub.front_end)

@@ -15,37 +15,11 @@ from common.ledger.ledger import Ledger
 from common.ledger.replies import Place
 from common.settings import Limits, Settings
 from ops.embedded import Embedded
+from tests.api.conftest import submitter
 from tests.api.hand import Hand
 from tests.builders import a_job
 
 STREAMED = Reply("chat", stream=True)
-
-
-@pytest.fixture
-def hub(ledger: Ledger) -> Iterator[Hub]:
-    hub = Hub(ledger)
-    hub.start()
-    hub.wait_heard(0, 5)
-    yield hub
-    hub.close()
-
-
-@pytest.fixture
-def opened(hub: Hub, ledger: Ledger) -> Iterator[Callable[[Job], Feed]]:
-    feeds: list[Feed] = []
-
-    def opened(job: Job) -> Feed:
-        feeds.append(Feed(hub, ledger, job, submit=submitter(ledger, hub)))
-        feeds[-1].open()
-        return feeds[-1]
-
-    yield opened
-    for feed in feeds:
-        feed.close()
-
-
-def submitter(ledger: Ledger, hub: Hub) -> Callable[[Job], Place]:
-    return lambda job: ledger.submit(job, Limits(), hub.front_end)
 
 
 def rest(feed: Feed) -> list[Entry]:
