@@ -71,6 +71,11 @@ def orphan(p: str, name: str) -> str:
     return f"{p}:orphan:{name}"
 
 
+def room(p: str) -> str:
+    """No key: one that is written to with nothing, where a write must be possible."""
+    return f"{p}:room"
+
+
 def workers(p: str) -> str:
     """Who beats."""
     return f"{p}:workers"

@@ -347,7 +347,7 @@ class Ledger:
 
     def _beats(self, partition: int, key: Callable[[str], str]) -> tuple[Beat, ...]:
         part = self.partitions[partition]
-        rows = part.ask(partial(_scores, part, key(part.tag)))
+        rows = part.ask(partial(_beaten, part, key(part.tag)))
         return tuple(Beat(who.decode(), at, partition) for who, at in rows)
 
     def _card(self, model: str, name: str) -> bytes | None:
@@ -356,9 +356,10 @@ class Ledger:
         return found
 
 
-def _scores(part: Partition, key: str) -> Sequence[tuple[bytes, str]]:
-    """Scores as Redis spells them: they are compared as text."""
-    rows: Sequence[tuple[bytes, str]] = part.redis.zrange(
-        key, 0, -1, withscores=True, score_cast_func=lambda raw: raw.decode()
-    )
+def _beaten(part: Partition, key: str) -> Sequence[tuple[bytes, str]]:
+    """Beats as Redis spells them: they are compared as text. Fails where nobody can beat, because it is full."""
+    pipeline = part.redis.pipeline(transaction=False)
+    pipeline.setrange(keys.room(part.tag), 0, "")  # a write that writes nothing, not even its key
+    pipeline.zrange(key, 0, -1, withscores=True, score_cast_func=lambda raw: raw.decode())
+    rows: Sequence[tuple[bytes, str]] = pipeline.execute()[1]
     return rows

@@ -8,6 +8,7 @@ import redis
 
 from common.errors import StorageError
 from common.jobs import CLASSES
+from common.ledger.keys import room
 from common.ledger.ledger import Ledger
 from common.ledger.replies import Beat, WorkerInfo
 from common.ledger.wire import CANCELLED, EXPIRED
@@ -149,6 +150,25 @@ def test_an_outage_reaps_nobody(own: Own) -> None:
         until(lambda: reap() is None and state(own.ledger, job) == "queued")  # type: ignore[func-returns-value]
 
     assert first == "running"
+
+
+def test_a_full_storage_in_which_nobody_can_beat_reaps_nobody(own: Own) -> None:
+    job = submitted(own.ledger)
+    with replica(own.ledger) as worker:
+        worker.heart()
+        worker.claim()
+        reap = Reaper(own.ledger, 0.4)
+        reap()
+        own.fill()
+        assert never(lambda: not _is_away(reap), 0.6)
+        own.empty()
+
+        reap()
+        first = state(own.ledger, job)
+        until(lambda: reap() is None and state(own.ledger, job) == "queued")  # type: ignore[func-returns-value]
+
+    assert first == "running"
+    assert not own.ledger.partitions[0].redis.exists(room("{q00}"))
 
 
 def test_a_beat_says_what_there_is_room_for(ledger: Ledger) -> None:
