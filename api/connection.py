@@ -87,7 +87,7 @@ class Connection(gevent.socket.socket):  # type: ignore[misc]  # gevent has no t
     _is_offered = False
 
     def sendall(self, data: bytes, flags: int = 0) -> None:
-        """All of it, unless its reader has stopped reading."""
+        """All of it, unless its reader has stopped reading; of an offer, as much as there is room for."""
         left = self._left + data if self._left else data
         self._left = b""
         try:

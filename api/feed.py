@@ -59,8 +59,7 @@ class Feed:
         self.asker = "" if submit is None else job.id  # whose business the job's end is, should this client go
         self.orphan = ""  # the name under which the same request may take its job over, if this client goes
         self._hub, self._ledger, self._submit = hub, ledger, submit
-        self._may_replay = not job.reply.stream  # nothing was shown before the end
-        self._may_forget = job.reply.stream  # the prompt, once something was
+        self.is_shown = job.reply.stream  # as it comes: nothing can be said anew
         self.wake_at = math.inf
         self._rings: list[Ring] = []  # no queue: an empty one is two kilobytes, here two hundred bytes
         self._bell = threading.Event()  # look at the rings, the flags and the clock
@@ -151,13 +150,12 @@ class Feed:
         entries = self._look(timeout_s) if self._is_stale else self._listen(timeout_s, push)
         if entries and not isinstance(entries[-1].event, Delta):
             self.is_over = True
-        if self._may_forget and (entries or self._submit is None):
+        if self.is_shown and self.job.prompts and (entries or self._submit is None):
             self._forget_prompt()
         return entries
 
     def _forget_prompt(self) -> None:
         """Nobody submits it again; a long one is larger than all else of a stream."""
-        self._may_forget = False
         self._submit = None
         self.job = replace(self.job, prompts=(), echo=())
 
@@ -165,10 +163,11 @@ class Feed:
         until, before = time.monotonic() + timeout_s, self.seen
         self._push = push
         self.wake_at = until  # the hub's clock wakes us: a timer of our own costs more than a ring
-        self._bell.wait()
-        self._push = None
+        try:
+            self._bell.wait()
+        finally:
+            self._push, self.wake_at = None, math.inf
         self._bell.clear()  # before looking: whoever rings meanwhile is heard next
-        self.wake_at = math.inf
         if not self._rings and self.seen == before and time.monotonic() >= until:
             return self._look(timeout_s)  # rings may be lost without a trace: a quiet while is a reason to look
         entries: list[Entry] = []
@@ -201,7 +200,7 @@ class Feed:
         self._is_stale = False  # before reading: whoever sets it meanwhile is right
         try:
             watched = self._ledger.watch(self.job.owner, self.job.id, self._hub.front_end, self.seen, _PAGE)
-            if watched is None and self._submit is not None and (self._may_replay or not self.seen):
+            if watched is None and self._submit is not None and not (self.is_shown and self.seen):
                 return self._resubmit(self._submit)
         except StorageError:
             return self._pause(timeout_s)
@@ -226,7 +225,7 @@ class Feed:
 
     def _heal(self, watched: Watched, timeout_s: float, *, is_ours: bool) -> Sequence[Entry]:
         """Redis lost items that were handed on: they come again from the same claim's memory, or never."""
-        if self._may_replay:
+        if not self.is_shown:
             self.seen = 0
             self._is_stale = True
             return ()

@@ -17,7 +17,7 @@ from common.ledger.replies import Ring
 _CONFIRM_S = 2.0
 _MOST_PINGS = 8  # without an answer
 _RETRY_S = (0.02, 0.25)
-_BURST, _REST_S = 16, 1e-6  # rings handed on before others may run: keeps short requests quick
+_TURN_S, _REST_S = 0.002, 1e-6  # of handing rings on before others may run: keeps short requests quick
 _LISTEN_S = 0.25  # how soon a stop is seen
 log = telemetry.logger("bell")
 
@@ -64,7 +64,6 @@ class Line:
         self._bell, self._take, self._renewed = bell, take, renewed
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="bell", daemon=True)
-        self._handed = 0
 
     def start(self) -> None:
         """Begin."""
@@ -93,9 +92,10 @@ class Line:
         self._bell.close()
 
     def _listen(self) -> None:
+        turn = time.monotonic()
         while not self._stopping.is_set():
             for ring in self._bell.listen(_LISTEN_S) or ():
                 self._take(ring)
-                self._handed += 1
-                if self._handed % _BURST == 0:
+                if time.monotonic() - turn > _TURN_S:
                     time.sleep(_REST_S)  # after a sleep(0) gevent looks at sockets only every fiftieth time
+                    turn = time.monotonic()

@@ -45,6 +45,8 @@ p lease:<name>           string who does the periodic work (first partition only
 Channels: ``fe:<fid>``, one per front end; ``wk:<model>``, jobs above the lowest class that begin to wait.
 """
 
+_PAD = "." * 2048
+
 
 def tag(partition: int) -> str:
     """The hash tag that keeps a partition's keys together."""
@@ -72,8 +74,8 @@ def orphan(p: str, name: str) -> str:
 
 
 def room(p: str) -> str:
-    """No key: one that is written to with nothing, where a write must be possible."""
-    return f"{p}:room"
+    """No key, but one that is written to with nothing; so long that a beat has room wherever this has."""
+    return f"{p}:room:{_PAD}"
 
 
 def workers(p: str) -> str:

@@ -4,7 +4,7 @@ import secrets
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from common.cards import ModelCard
 from common.errors import ApiError, ConflictError, InternalError, StorageError
@@ -219,8 +219,14 @@ class Ledger:
         five seconds and that are not among them go back. A claim whose reply was lost counts as a waiting job: it is
         to be asked for again.
         """
-        part = self.partitions[partition]
-        reply = wire.beat_reply(part.run("beat", *wire.beat(info, secrets.token_hex(8), counters, held)))
+        part, name = self.partitions[partition], secrets.token_hex(8)
+        try:
+            told = part.run("beat", *wire.beat(info, name, counters, held))
+        except StorageError:
+            if part.is_away or not held:
+                raise
+            told = part.run("beat", *wire.beat(info, name, counters, None))  # full: room for a word, not for a list
+        reply = wire.beat_reply(told)
         with self._lock:
             reply.waiting[CLASSES[0]] += (info.worker, partition) in self._asked
         return reply
@@ -361,5 +367,8 @@ def _beaten(part: Partition, key: str) -> Sequence[tuple[bytes, str]]:
     pipeline = part.redis.pipeline(transaction=False)
     pipeline.setrange(keys.room(part.tag), 0, "")  # a write that writes nothing, not even its key
     pipeline.zrange(key, 0, -1, withscores=True, score_cast_func=lambda raw: raw.decode())
-    rows: Sequence[tuple[bytes, str]] = pipeline.execute()[1]
-    return rows
+    refused, rows = pipeline.execute(raise_on_error=False)  # which would change their words
+    for reply in (refused, rows):
+        if isinstance(reply, Exception):
+            raise reply
+    return cast("Sequence[tuple[bytes, str]]", rows)

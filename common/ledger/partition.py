@@ -25,7 +25,6 @@ _PLAIN = ("lease", "beat_front_end", "workers", *_OF_FILES, *_OF_WEBHOOKS)
 _AWAY = (
     redis.ConnectionError,
     redis.TimeoutError,
-    redis.OutOfMemoryError,
     redis.ReadOnlyError,
     redis.exceptions.NoScriptError,  # it died after it was told the script, and is back without it
 )
@@ -94,7 +93,8 @@ class Partition:
             self.is_away = True
             raise StorageError("The storage does not answer; try again later.", retry_after_s=2) from error
         except redis.ResponseError as error:
-            if _NOT_READY.search(str(error)):
+            self.is_away = False
+            if isinstance(error, redis.OutOfMemoryError) or _NOT_READY.search(str(error)):
                 raise StorageError("The storage is full or not ready; try again later.", retry_after_s=5) from error
             raise
         self.is_away = False

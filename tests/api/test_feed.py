@@ -9,10 +9,12 @@ import pytest
 
 from api.feed import MOST_BUFFERED, Feed, HangUp
 from api.hub import Hub
+from api.stream import KEEP_ALIVE, Sse
 from common.errors import DrainingError, StorageError
 from common.jobs import Delta, Done, Entry, Job, Reply, Usage, new_id
 from common.ledger.ledger import Ledger
 from common.ledger.replies import Place
+from common.render import chat
 from common.settings import Limits, Settings
 from ops.embedded import Embedded
 from tests.api.conftest import submitter
@@ -186,6 +188,25 @@ def test_a_stream_waits_for_its_worker_to_say_lost_items_again(ledger: Ledger, o
     assert nothing == ()
     entries = rest(feed)
     assert (shown(entries), numbers(entries)) == ("c", [3, 4, 5])
+
+
+def test_an_answer_that_was_asked_for_as_a_whole_is_shown_as_a_stream_like_one(
+    ledger: Ledger, opened: Callable[[Job], Feed]
+) -> None:
+    feed, hand = opened(a_job()), Hand(ledger)
+    stream = iter(Sse(feed, chat.frames(feed.job), lambda *_: None, 0.1))
+    job = hand.claim()
+    hand.text(job, "a", "b")
+    next(stream), next(stream)
+
+    lose(ledger, job, kept=1)
+    feed.renew()
+    waiting = next(stream)
+    hand.forget_said(job, 1)
+    hand.end(job, "b", "c")
+
+    assert waiting == KEEP_ALIVE
+    assert [frame.count(b'"content"') for frame in stream if frame != KEEP_ALIVE] == [1]
 
 
 def test_a_stream_ends_when_another_worker_takes_over_what_was_lost(

@@ -138,7 +138,7 @@ def test_several_for_whom_there_is_no_room_raise_as_one_does(ledger: Ledger, raw
     finally:
         raw.config_set("maxmemory", before)
 
-    assert refused.value.message == "The storage does not answer; try again later."
+    assert refused.value.message == "The storage is full or not ready; try again later."
     assert ledger.submit_each([a_job(), a_job()], LIMITS) == [None, None]
 
 

@@ -161,16 +161,9 @@ class Own:
     def restart(self) -> None:
         self._server = self._embedded.restart()
 
-    def fill(self) -> None:
-        """It takes nothing more, and still answers who only reads."""
-        self._limit(1)
-
-    def empty(self) -> None:
-        self._limit(2**30)
-
-    def _limit(self, most: int) -> None:
+    def set(self, name: str, value: int) -> None:
         part = self.ledger.partitions[0]
-        part.ask(lambda: part.redis.config_set("maxmemory", most))
+        part.ask(lambda: part.redis.config_set(name, value))
 
     def close(self) -> None:
         self.ledger.close()

@@ -152,16 +152,17 @@ def test_an_outage_reaps_nobody(own: Own) -> None:
     assert first == "running"
 
 
-def test_a_full_storage_in_which_nobody_can_beat_reaps_nobody(own: Own) -> None:
+@pytest.mark.parametrize(("limit", "none", "some"), [("maxmemory", 1, 2**30), ("min-replicas-to-write", 1, 0)])
+def test_a_storage_to_which_nobody_can_write_a_beat_reaps_nobody(own: Own, limit: str, none: int, some: int) -> None:
     job = submitted(own.ledger)
     with replica(own.ledger) as worker:
         worker.heart()
         worker.claim()
         reap = Reaper(own.ledger, 0.4)
         reap()
-        own.fill()
+        own.set(limit, none)
         assert never(lambda: not _is_away(reap), 0.6)
-        own.empty()
+        own.set(limit, some)
 
         reap()
         first = state(own.ledger, job)
@@ -169,6 +170,20 @@ def test_a_full_storage_in_which_nobody_can_beat_reaps_nobody(own: Own) -> None:
 
     assert first == "running"
     assert not own.ledger.partitions[0].redis.exists(room("{q00}"))
+
+
+def test_where_there_is_no_room_for_a_list_of_jobs_a_beat_does_without(own: Own) -> None:
+    part = own.ledger.partitions[0]
+    info, many = WorkerInfo("w1", "m", 4, 4, "ready"), [f"{at:034d}" for at in range(20_000)]
+    own.ledger.beat(info, {"steps": 1})
+    (before,) = own.ledger.worker_beats()
+
+    own.set("maxmemory", part.redis.info("memory")["used_memory"] + 200_000)
+    own.ledger.beat(info, {"steps": 1}, many)
+    (after,) = own.ledger.worker_beats()
+
+    assert after.at != before.at
+    assert own.ledger.counters("m") == {"steps": 2}
 
 
 def test_a_beat_says_what_there_is_room_for(ledger: Ledger) -> None:
