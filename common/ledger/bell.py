@@ -17,7 +17,7 @@ from common.ledger.replies import Ring
 _CONFIRM_S = 2.0
 _MOST_PINGS = 8  # without an answer
 _RETRY_S = (0.02, 0.25)
-_TURN_S, _REST_S = 0.002, 1e-6  # of handing rings on before others may run: keeps short requests quick
+_TURN_S, _REST_S = 0.008, 0.001  # of handing rings on before others may run: keeps short requests quick
 _LISTEN_S = 0.25  # how soon a stop is seen
 log = telemetry.logger("bell")
 

@@ -5,6 +5,7 @@ out.
 """
 
 import json
+import random
 import re
 import resource
 import selectors
@@ -33,7 +34,7 @@ from ops.embedded import Embedded, free_port
 
 _MODEL = "penstock-demo"
 _STAMP = re.compile(rb'"content":"(\d+) "')
-_PROBE_S = 0.05
+_PROBE_S = (0.02, 0.08)  # at no fixed point of the workers' steps
 _DESCRIPTORS = 20_000
 
 
@@ -138,7 +139,8 @@ def probe(port: str) -> None:
     """A process that asks for /health until its input ends; prints the milliseconds of each answer."""
     ended = threading.Event()
     threading.Thread(target=_await_end, args=(ended,), daemon=True).start()
-    while not ended.wait(_PROBE_S):
+    chance = random.Random(0)
+    while not ended.wait(chance.uniform(*_PROBE_S)):
         began = time.monotonic()
         connection = HTTPConnection("127.0.0.1", int(port), timeout=30)
         connection.request("GET", "/health")
