@@ -59,7 +59,7 @@ class Feed:
         self.asker = "" if submit is None else job.id  # whose business the job's end is, should this client go
         self.orphan = ""  # the name under which the same request may take its job over, if this client goes
         self._hub, self._ledger, self._submit = hub, ledger, submit
-        self.is_shown = job.reply.stream  # as it comes: nothing can be said anew
+        self.is_shown = False  # as it comes: then nothing can be said anew
         self.wake_at = math.inf
         self._rings: list[Ring] = []  # no queue: an empty one is two kilobytes, here two hundred bytes
         self._bell = threading.Event()  # look at the rings, the flags and the clock

@@ -58,7 +58,7 @@ class Sse:
     ) -> None:
         """``ask`` tells where an owner's job stands in the queue; what comes while we wait goes to ``sink`` at once."""
         self._feed, self._frames, self._ask, self._heartbeat_s, self._sink = feed, frames, ask, heartbeat_s, sink
-        feed.is_shown = True  # also where its job would have been gathered
+        feed.is_shown = True
         self._has_begun = feed.seen > 0
         self._spoke = 0.0  # on the monotonic clock
 

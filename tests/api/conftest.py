@@ -109,6 +109,7 @@ def opened(hub: Hub, ledger: Ledger) -> Iterator[Callable[[Job], Feed]]:
 
     def opened(job: Job) -> Feed:
         feeds.append(Feed(hub, ledger, job, submit=submitter(ledger, hub)))
+        feeds[-1].is_shown = job.reply.stream
         feeds[-1].open()
         return feeds[-1]
 

@@ -343,6 +343,7 @@ def test_a_stream_survives_a_redis_that_is_killed_and_comes_back(own_server: tup
     hub.start()
     hub.wait_heard(0, 5)
     feed, hand = Feed(hub, ledger, a_job(reply=STREAMED), submit=submitter(ledger, hub)), Hand(ledger)
+    feed.is_shown = True
     feed.open()
     job = hand.claim()
     hand.text(job, "a")

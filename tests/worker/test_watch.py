@@ -1,5 +1,5 @@
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -134,35 +134,27 @@ def test_a_dead_workers_job_continues_elsewhere(ledger: Ledger) -> None:
     assert is_whole(ledger, job, 12)
 
 
-def test_an_outage_reaps_nobody(own: Own) -> None:
+@pytest.mark.parametrize(
+    ("ends", "begins"),
+    [
+        (Own.kill, Own.restart),
+        (lambda own: own.set("maxmemory", 1), lambda own: own.set("maxmemory", 2**30)),
+        (lambda own: own.set("min-replicas-to-write", 1), lambda own: own.set("min-replicas-to-write", 0)),
+    ],
+    ids=["killed", "full", "without replicas"],
+)
+def test_a_storage_in_which_nobody_can_beat_reaps_nobody(
+    own: Own, ends: Callable[[Own], None], begins: Callable[[Own], None]
+) -> None:
     job = submitted(own.ledger)
     with replica(own.ledger) as worker:
         worker.heart()
         worker.claim()
         reap = Reaper(own.ledger, 0.4)
         reap()
-        own.kill()
+        ends(own)
         assert never(lambda: not _is_away(reap), 0.6)
-        own.restart()
-
-        reap()
-        first = state(own.ledger, job)
-        until(lambda: reap() is None and state(own.ledger, job) == "queued")  # type: ignore[func-returns-value]
-
-    assert first == "running"
-
-
-@pytest.mark.parametrize(("limit", "none", "some"), [("maxmemory", 1, 2**30), ("min-replicas-to-write", 1, 0)])
-def test_a_storage_to_which_nobody_can_write_a_beat_reaps_nobody(own: Own, limit: str, none: int, some: int) -> None:
-    job = submitted(own.ledger)
-    with replica(own.ledger) as worker:
-        worker.heart()
-        worker.claim()
-        reap = Reaper(own.ledger, 0.4)
-        reap()
-        own.set(limit, none)
-        assert never(lambda: not _is_away(reap), 0.6)
-        own.set(limit, some)
+        begins(own)
 
         reap()
         first = state(own.ledger, job)
