@@ -152,7 +152,7 @@ class State:
 
     def follow(self, job: Job, after: int = 0) -> Feed:
         """What is read of a job that is there, behind so many items. Raises ApiError."""
-        self.refuse_if_unable()
+        self._refuse_if_busy()
         self.hub.wait_heard(partition_of(job), _PATIENCE_S)
         feed = Feed(self.hub, self.ledger, job, after=after)
         feed.open()
@@ -187,11 +187,14 @@ class State:
 
     def refuse_if_unable(self) -> None:
         """Raises DrainingError, UnavailableError and StorageError where nothing new is taken."""
+        self._refuse_if_busy()
+        if self.pulse.memory_fraction > self.settings.limits.memory_fraction:
+            raise StorageError("The storage is full; try again later.", retry_after_s=10)
+
+    def _refuse_if_busy(self) -> None:
         self._refuse_if_draining()
         if self.hub.count() >= self.settings.limits.streams:
             raise UnavailableError("Too many answers are open here; ask again.", retry_after_s=_BUSY_RETRY_S)
-        if self.pulse.memory_fraction > self.settings.limits.memory_fraction:
-            raise StorageError("The storage is full; try again later.", retry_after_s=10)
 
     @contextmanager
     def _at_door(self, share: str) -> Iterator[None]:

@@ -4,18 +4,20 @@ local wid, model, request, free = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local st, asked = p .. 'st:' .. model, p .. 'cr:' .. wid
 local at = clock()
 
-local function answer(jid)
+local function answer(jid, kept)
   local job = fields(jid, 'epoch', 'attempts', 'body', 'begun')
   local items = redis.call('LRANGE', p .. 't:' .. jid, 0, -1)
-  local since = string.format('%.3f', math.max(0, at - tonumber(job.begun)))
+  local since = string.format('%.3f', math.max(0, at - tonumber(job.begun))) .. ' ' .. (kept or '0')
   return {'job', job.epoch, job.attempts, tostring(#items), since, job.body, items}
 end
 
 -- The same request again: its reply was lost.
-local last = redis.call('HMGET', asked, 'request', 'jid', 'epoch', 'claims')
+local last = redis.call('HMGET', asked, 'request', 'jid', 'epoch', 'claims', 'kept')
 if last[1] == request then
   local job = fields(last[2], 'state', 'worker', 'epoch')
-  if job.state == 'running' and job.worker == wid and job.epoch == last[3] then return answer(last[2]) end
+  if job.state == 'running' and job.worker == wid and job.epoch == last[3] then
+    return answer(last[2], last[5])
+  end
 end
 
 -- Virtual time: the score of the last served, but no more than the smallest that waits.
@@ -27,7 +29,16 @@ local function pass(score)
   if score > tonumber(redis.call('HGET', st, 'vt') or '0') then redis.call('HSET', st, 'vt', score) end
 end
 
-local function take(jid, job, score)
+-- '1': a higher class waits, and this job keeps its slot all the same.
+local function is_kept(cls)
+  for _, higher in ipairs(CLASSES) do
+    if higher == cls then break end
+    if redis.call('EXISTS', p .. 'u:' .. model .. ':' .. higher) == 1 then return '1' end
+  end
+  return '0'
+end
+
+local function take(jid, job, score, kept)
   local epoch = redis.call('HINCRBY', p .. 'j:' .. jid, 'epoch', 1)
   redis.call('HSET', p .. 'j:' .. jid, 'state', 'running', 'worker', wid, 'claimed', stamp(at),
     'claim_seq', log_length(jid))
@@ -43,19 +54,22 @@ local function take(jid, job, score)
   local held = struct.pack(HELD, epoch, tonumber(job.end_at), stamp(at)) .. NOTHING .. job.fe
   redis.call('HSET', held_key(wid), jid, held)
   redis.call('ZADD', p .. 'workers', 'NX', stamp(at), wid) -- a claim that arrives after REAP must be found again
-  redis.call('HSET', asked, 'request', request, 'jid', jid, 'epoch', epoch)
+  redis.call('HSET', asked, 'request', request, 'jid', jid, 'epoch', epoch, 'kept', kept)
   if free == '1' then redis.call('HINCRBY', asked, 'claims', 1) end
   redis.call('EXPIRE', asked, 86400)
-  return answer(jid)
+  return answer(jid, kept)
 end
 
--- Every tenth claim with a free slot goes to the lowest class that waits.
-local from, to, step = 5, #ARGV, 1
-if free == '1' and tonumber(last[4] or '0') % 10 == 9 then from, to, step = #ARGV, 5, -1 end
+-- Every tenth claim with a free slot goes to the lowest class that waits, every other of those to the one above it.
+local order, claims = {unpack(ARGV, 5)}, tonumber(last[4] or '0')
+local is_floor = free == '1' and claims % 10 == 9
+if is_floor then
+  for i = 1, #order do order[i] = ARGV[#ARGV + 1 - i] end
+  if claims % 20 == 19 and order[3] then order[1], order[2] = order[2], order[1] end
+end
 
 local skipped = 0
-for i = from, to, step do
-  local cls = ARGV[i]
+for _, cls in ipairs(order) do
   local waiting = p .. 'u:' .. model .. ':' .. cls
   local first = redis.call('ZRANGE', waiting, 0, 0, 'WITHSCORES')
   while #first > 0 do
@@ -66,7 +80,7 @@ for i = from, to, step do
     if job.state ~= 'queued' then drop(jid, model, cls, share)
     elseif job.cancel then end_job(jid, 'cancelled', CANCELLED, at)
     elseif at >= tonumber(job.charge and job.end_at or job.wait_at) then end_job(jid, 'expired', EXPIRED, at)
-    else return take(jid, job, tonumber(first[2])) end
+    else return take(jid, job, tonumber(first[2]), is_floor and is_kept(cls) or '0') end
     skipped = skipped + 1
     if skipped >= 100 then return {'again'} end
     first = redis.call('ZRANGE', waiting, 0, 0, 'WITHSCORES')

@@ -15,8 +15,8 @@ for i, kind in ipairs({'output', 'error'}) do
 end
 for _, jid in ipairs(redis.call('LRANGE', ended, 0, ARGV[3] - 1)) do
   if string.sub(jid, 1, 1) ~= '{' then
-    redis.call('EXPIRE', p .. 'j:' .. jid, 86400)
-    redis.call('EXPIRE', p .. 't:' .. jid, 86400)
+    redis.call('EXPIRE', p .. 'j:' .. jid, 3600)
+    redis.call('EXPIRE', p .. 't:' .. jid, 3600)
   end
 end
 redis.call('LTRIM', ended, ARGV[3], -1)

@@ -133,10 +133,11 @@ def watched(after: int, reply: tuple[bytes, bytes, bytes, bytes, int, bytes, byt
     return Watched(*told, claim.decode(), int(claim_seq))
 
 
-def claim(epoch: bytes, attempts: bytes, seq: bytes, since: bytes, body: bytes, items: Ids) -> Claim:
+def claim(epoch: bytes, attempts: bytes, seq: bytes, told: bytes, body: bytes, items: Ids) -> Claim:
     """CLAIM's reply."""
+    since, kept = told.split()
     said = tuple(event for item in items if isinstance(event := decode_event(item), Delta))
-    return Claim(Job.decode(body), int(epoch), int(attempts), int(seq), said, float(since))
+    return Claim(Job.decode(body), int(epoch), int(attempts), int(seq), said, float(since), kept == b"1")
 
 
 def step(worker: str, model: str, emissions: Sequence[Emission]) -> list[str | bytes]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.identity import Principal
-from common.jobs import Job, Reply, Sampling, new_id
+from common.jobs import CLASSES, Class, Job, Reply, Sampling, new_id
 from common.ledger.ledger import Ledger
 from common.settings import Limits
 from ops.bench.stack import Stack
@@ -38,10 +38,11 @@ class User:
     jobs: int
     tokens: int
     weight: float = 1.0
+    cls: Class = "interactive"
 
 
 def measure() -> dict[str, float]:
-    """Flat figures: two users of whom one offers a hundred times as much, ten users, two weights."""
+    """Flat figures: two users of whom one offers a hundred times as much, ten users, two weights, three classes."""
     with tempfile.TemporaryDirectory() as folder:
         stack = Stack(Path(folder), _TOML)
         try:
@@ -50,6 +51,7 @@ def measure() -> dict[str, float]:
             hog, light = _served(ledger, [User("hog", 40_000, 60), User("light", 400, 90)])
             ten = _served(ledger, [User(f"user {at}", 150 * (1 + at % 3), 30 + 15 * at) for at in range(10)])
             double, single = _served(ledger, [User("double", 1200, 60, 2.0), User("single", 1200, 60)])
+            classes = _served(ledger, [User(cls, 1200, 60, cls=cls) for cls in CLASSES])
             ledger.close()
         finally:
             stack.stop()
@@ -58,6 +60,8 @@ def measure() -> dict[str, float]:
         "order_100_to_1_tokens": hog + light,
         "order_jain_10": round(sum(ten) ** 2 / (len(ten) * sum(one**2 for one in ten)), 3),
         "order_weight_2_ratio": round(double / single, 2),
+        "order_flex_percent": round(100 * classes[1] / sum(classes), 1),
+        "order_batch_percent": round(100 * classes[2] / sum(classes), 1),
     }
 
 
@@ -97,6 +101,7 @@ def _job(chance: random.Random, user: User) -> Job:
         seed=1,
         created=int(time.time()),
         weight=who.weight,
+        cls=user.cls,
         on_disconnect="finish",
     )
 

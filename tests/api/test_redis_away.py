@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx2
 import openai
 import pytest
 import redis
@@ -16,7 +17,9 @@ from common.settings import Settings
 from ops.embedded import Embedded, Server
 from tests.api.conftest import FrontEnd, serving
 from tests.api.hand import Hand
+from tests.api.test_jobs import blocks
 from tests.api.test_streaming import ASK, next_job
+from tests.waiting import until
 
 
 class Own:
@@ -91,15 +94,34 @@ def test_a_request_is_503_with_retry_after_when_redis_stays_away(own: Own, front
     own.restart()
 
 
-def test_nothing_is_accepted_while_redis_is_nearly_full(own: Own, front: FrontEnd) -> None:
-    client: redis.Redis = redis.Redis.from_url(own.server.url)
-    used = client.info("memory")["used_memory"]
+def test_nothing_is_accepted_while_redis_is_nearly_full_and_what_was_is_read(own: Own, tmp_path: Path) -> None:
+    with (
+        serving(own.server.url, tmp_path / "front", limits__memory_fraction="0.2") as front,
+        front.client() as sdk,
+        redis.Redis.from_url(own.server.url) as client,
+    ):
+        kept = {"on_disconnect": "finish"}
+        sdk.chat.completions.create(model="m", messages=ASK, stream=True, extra_body=kept).close()
+        job = next_job(own.hand)
+        own.hand.text(job, "a")
+        client.config_set("maxmemory", 2 * client.info("memory")["used_memory"])
+        until(lambda: _is_refused(sdk))
 
-    client.config_set("maxmemory", int(used * 1.1))
-    time.sleep(1.2)
-    with front.client() as sdk, pytest.raises(openai.InternalServerError) as refused:
-        sdk.chat.completions.create(model="m", messages=ASK)
-    client.config_set("maxmemory", 2**30)
-    client.close()
+        with httpx2.stream("GET", f"{front.base}/v1/jobs/job_{job.id}/events", timeout=20) as again:
+            own.hand.end(job, "b")
+            heard = again.read().decode()
+        client.config_set("maxmemory", 1)
+        at_last = httpx2.get(f"{front.base}/v1/jobs/job_{job.id}/events", timeout=20).text
+        client.config_set("maxmemory", 2**30)
 
-    assert (refused.value.status_code, refused.value.code) == (503, "storage_unavailable")
+    assert blocks(heard) == blocks(at_last)
+    assert blocks(heard)[-1] == "data: [DONE]"
+
+
+def _is_refused(sdk: openai.OpenAI) -> bool:
+    """Whether a request is refused for want of room."""
+    try:
+        sdk.chat.completions.create(model="m", messages=ASK, stream=True).close()
+    except openai.InternalServerError as refused:
+        return (refused.status_code, refused.code) == (503, "storage_unavailable")
+    return False

@@ -148,6 +148,25 @@ def test_every_tenth_claim_with_room_takes_the_lowest_class(ledger: Ledger, hand
     assert [number for number, cls in enumerate(classes, 1) if cls == "batch"] == [10, 20]
 
 
+def test_each_class_has_its_turn_and_keeps_what_it_got_by_it(ledger: Ledger, hand: Hand) -> None:
+    for _ in range(40):
+        for cls in CLASSES:
+            ledger.submit(a_job(cls=cls), LIMITS)
+
+    claims = [hand.claim() for _ in range(40)]
+
+    turns = {number: claim.job.cls for number, claim in enumerate(claims, 1) if claim.job.cls != "interactive"}
+    assert turns == {10: "batch", 20: "normal", 30: "batch", 40: "normal"}
+    assert [number for number, claim in enumerate(claims, 1) if claim.is_kept] == list(turns)
+
+
+def test_a_turn_that_nobody_above_waits_for_is_none(ledger: Ledger, hand: Hand) -> None:
+    for _ in range(10):
+        ledger.submit(a_job(cls="batch"), LIMITS)
+
+    assert not any(hand.claim().is_kept for _ in range(10))
+
+
 def test_claims_without_room_are_not_counted_for_the_lowest_class(ledger: Ledger, hand: Hand) -> None:
     for _ in range(20):
         ledger.submit(a_job(), LIMITS)

@@ -76,6 +76,19 @@ def test_a_claim_whose_reply_was_lost_is_the_same_claim(ledger: Ledger, far: Han
     assert [(claim.job, claim.epoch) for claim in claims] == [(jobs[0], 1), (jobs[1], 1)]
 
 
+def test_a_turn_whose_reply_was_lost_is_the_same_turn(ledger: Ledger, far: Hand, line: Line) -> None:
+    for _ in range(10):
+        ledger.submit(a_job(), LIMITS)
+    ledger.submit(a_job(cls="batch"), LIMITS)
+    for _ in range(9):
+        far.claim()
+    line.losses = 1
+
+    claim = far.claim()
+
+    assert (claim.job.cls, claim.is_kept) == ("batch", True)
+
+
 def test_a_claim_that_was_given_up_is_found_by_the_next(ledger: Ledger, far: Hand, line: Line) -> None:
     jobs = [a_job() for _ in range(2)]
     for job in jobs:

@@ -116,6 +116,41 @@ def until(driver: Driver, batches: Batches, batch_id: str, *states: str) -> Batc
     return told(batches, batch_id)
 
 
+def test_rows_wait_where_they_would_take_the_room_of_people(
+    settings: Settings, ledger: Ledger, files: Files, batches: Batches
+) -> None:
+    raw, driver = ledger.partitions[0].redis, a_driver(settings, ledger)
+    batch_id = begun(files, batches)
+    until(driver, batches, batch_id, "in_progress")
+    before, used = raw.config_get("maxmemory")["maxmemory"], raw.info("memory")["used_memory"]
+    try:
+        raw.config_set("maxmemory", int(used / 0.7))  # a request would still be taken
+        driver()
+        fed = (told(batches, batch_id).row, ledger.waiting("m")["batch"])
+    finally:
+        raw.config_set("maxmemory", before)
+    driver()
+    work(ledger)
+
+    assert fed == (0, 0)
+    assert lines(files, until(driver, batches, batch_id, "completed")) == Counter(map(str, range(ROWS)))
+
+
+def test_a_row_whose_line_is_written_is_kept_for_an_hour(
+    settings: Settings, ledger: Ledger, files: Files, batches: Batches
+) -> None:
+    raw, driver = ledger.partitions[0].redis, a_driver(settings, ledger)
+    batch_id = begun(files, batches, rows=2)
+    until(driver, batches, batch_id, "in_progress")
+    driver()
+    work(ledger, 2)
+    unwritten = [raw.ttl(key) for key in raw.keys("{q00}:j:*")]
+    until(driver, batches, batch_id, "completed")
+
+    assert min(unwritten) > 29 * 86_400
+    assert [3000 < raw.ttl(key) <= 3600 for key in raw.keys("{q00}:[jt]:*")] == [True] * 4
+
+
 def test_a_batch_is_fed_answered_and_collected(
     settings: Settings, ledger: Ledger, files: Files, batches: Batches
 ) -> None:

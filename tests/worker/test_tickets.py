@@ -290,6 +290,23 @@ def test_every_tenth_claim_with_room_is_for_the_lowest_class(ledger: Ledger) -> 
         assert worker.publisher.held() == (*(job.id for job in people[:9]), batch.id)
 
 
+def test_who_runs_because_it_is_its_class_turn_gives_way_to_nobody(ledger: Ledger) -> None:
+    people = [submitted(ledger) for _ in range(20)]
+    batch = submitted(ledger, cls="batch")
+    with replica(ledger, slots=10, answer=12) as worker:
+        worker.intake.start()
+        until(lambda: len(worker.publisher.held()) == 10)
+        worker.say(3)
+        worker.heart()
+
+        assert never(lambda: people[9].id in worker.publisher.held())
+        worker.say(2)
+        assert len(tokens(ledger, batch)) == 5
+        while state(ledger, people[-1]) != "done":
+            worker.finish()
+    assert worker.engine.counters["preemptions"] == 0
+
+
 def test_a_job_of_more_choices_than_there_is_room_for_enters_bit_by_bit(ledger: Ledger) -> None:
     wide = submitted(ledger, n=6, sampling=Sampling(9, 0.0))
     with replica(ledger) as worker:

@@ -30,6 +30,7 @@ _LEASE_S = 15.0
 _SLICE_S = 1.0  # of one batch, before the next one's turn
 _FED, _TAKEN = 64, 500  # rows in one step
 _AT_ONCE = 16  # rows in one round trip: the storage has others to answer
+_ROOM = 0.75  # of the memory that requests may fill: people who come meanwhile find the rest
 _PARTS, _PART_S = 100, 5.0  # ended rows are written once they are a hundredth of all that are, or after so long
 _WHOLE_LOG = 10**6
 _MOST_ERRORS = 20  # of a file, that are told
@@ -202,6 +203,8 @@ class Driver:
     def _submitted(self, batch: Batch, rows: Sequence[Row]) -> Iterator[Job | ApiError]:
         """Their jobs, or why they cannot wait. Raises UnavailableError."""
         jobs = [row.job for row in rows if isinstance(row.job, Job)]
+        if self._ledger.memory_fraction() > _ROOM * self._settings.limits.memory_fraction:
+            raise StorageError("The storage has no room for more rows yet.")
         refusals = iter(len(jobs) * [None] if batch.is_dry else self._ledger.submit_each(jobs, self._settings.limits))
         return (row.job if isinstance(row.job, ApiError) else next(refusals) or row.job for row in rows)
 

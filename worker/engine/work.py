@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from common.jobs import Class, Delta
+from common.jobs import CLASSES, Class, Delta
 from common.ledger.replies import Claim
 from worker.engine.sequence import Bounds, Row, Sequence
 
@@ -19,8 +19,8 @@ class Work:
 
     @property
     def cls(self) -> Class:
-        """Its class."""
-        return self.claim.job.cls
+        """Its class in this engine: a job that gives way to nobody is of the first."""
+        return CLASSES[0] if self.claim.is_kept else self.claim.job.cls
 
     @property
     def is_suspect(self) -> bool:
