@@ -20,36 +20,41 @@ if last[1] == request then
   end
 end
 
--- Virtual time: the score of the last served, but no more than the smallest that waits.
-local function pass(score)
+-- Virtual time: the score of the last served, but no more than the smallest that waits. Who is idle and below it has
+-- no score to be kept.
+local function pass(line, score)
   for _, cls in ipairs(CLASSES) do
-    local first = redis.call('ZRANGE', p .. 'u:' .. model .. ':' .. cls, 0, 0, 'WITHSCORES')
+    local first = redis.call('ZRANGE', waiting_in(model, cls, line), 0, 0, 'WITHSCORES')
     if first[2] then score = math.min(score, tonumber(first[2])) end
   end
-  if score > tonumber(redis.call('HGET', st, 'vt') or '0') then redis.call('HSET', st, 'vt', score) end
+  local key = p .. 'sc:' .. model .. line
+  local vt = math.max(score, tonumber(redis.call('ZSCORE', key, VT) or '0'))
+  write_score(model, line, VT, vt)
+  redis.call('ZREMRANGEBYSCORE', key, '-inf', string.format('(%.17g', vt))
 end
 
 -- '1': a higher class waits, and this job keeps its slot all the same.
 local function is_kept(cls)
   for _, higher in ipairs(CLASSES) do
     if higher == cls then break end
-    if redis.call('EXISTS', p .. 'u:' .. model .. ':' .. higher) == 1 then return '1' end
+    if redis.call('EXISTS', waiting_in(model, higher, OWNERS)) == 1 then return '1' end
   end
   return '0'
 end
 
-local function take(jid, job, score, kept)
+local function take(jid, job, kept)
   local epoch = redis.call('HINCRBY', p .. 'j:' .. jid, 'epoch', 1)
   redis.call('HSET', p .. 'j:' .. jid, 'state', 'running', 'worker', wid, 'claimed', stamp(at),
     'claim_seq', log_length(jid))
   redis.call('HSETNX', p .. 'j:' .. jid, 'begun', stamp(at))
-  pass(score)
-  leave(jid, job)
-  if not job.charge then
-    local charge = tonumber(job.cost) / tonumber(job.weight)
-    redis.call('HSET', p .. 'j:' .. jid, 'charge', charge)
-    set_score(model, job.share, score + charge)
+  local lines = {[OWNERS] = job.owner, [line_of(job.owner)] = job.share}
+  for line, who in pairs(lines) do
+    local score = score_of(model, line, who)
+    pass(line, score)
+    if not job.charge then set_score(model, line, who, score + tonumber(job.cost) / tonumber(job.weight)) end
   end
+  if not job.charge then redis.call('HSET', p .. 'j:' .. jid, 'charge', tonumber(job.cost) / tonumber(job.weight)) end
+  leave(jid, job)
   redis.call('ZADD', p .. 'dl', job.end_at, jid)
   local held = struct.pack(HELD, epoch, tonumber(job.end_at), stamp(at)) .. NOTHING .. job.fe
   redis.call('HSET', held_key(wid), jid, held)
@@ -70,20 +75,20 @@ end
 
 local skipped = 0
 for _, cls in ipairs(order) do
-  local waiting = p .. 'u:' .. model .. ':' .. cls
-  local first = redis.call('ZRANGE', waiting, 0, 0, 'WITHSCORES')
-  while #first > 0 do
-    local share = first[1]
+  local owners = waiting_in(model, cls, OWNERS)
+  local owner = redis.call('ZRANGE', owners, 0, 0)[1]
+  while owner do
+    local share = redis.call('ZRANGE', waiting_in(model, cls, line_of(owner)), 0, 0)[1] or ''
     local jid = redis.call('LINDEX', list_of(model, cls, share), 0) or ''
-    local job = fields(jid, 'state', 'model', 'cls', 'share', 'cost', 'weight', 'charge', 'cancel', 'end_at',
+    local job = fields(jid, 'state', 'model', 'cls', 'owner', 'share', 'cost', 'weight', 'charge', 'cancel', 'end_at',
       'wait_at', 'fe')
-    if job.state ~= 'queued' then drop(jid, model, cls, share)
+    if job.state ~= 'queued' then drop(jid, model, cls, owner, share)
     elseif job.cancel then end_job(jid, 'cancelled', CANCELLED, at)
     elseif at >= tonumber(job.charge and job.end_at or job.wait_at) then end_job(jid, 'expired', EXPIRED, at)
-    else return take(jid, job, tonumber(first[2]), is_floor and is_kept(cls) or '0') end
+    else return take(jid, job, is_floor and is_kept(cls) or '0') end
     skipped = skipped + 1
     if skipped >= 100 then return {'again'} end
-    first = redis.call('ZRANGE', waiting, 0, 0, 'WITHSCORES')
+    owner = redis.call('ZRANGE', owners, 0, 0)[1]
   end
 end
 return {'none'}

@@ -53,46 +53,74 @@ local function tell(fes, message)
   for fe in string.gmatch(fes or '', '[^,]+') do redis.call('PUBLISH', 'fe:' .. fe, message) end
 end
 
--- The share's score is one number, wherever it waits.
-local function set_score(model, share, score)
-  redis.call('ZADD', p .. 'sc:' .. model, score, share)
-  for _, cls in ipairs(CLASSES) do
-    local key = p .. 'u:' .. model .. ':' .. cls
-    if redis.call('ZSCORE', key, share) then redis.call('ZADD', key, score, share) end
-  end
-end
+-- Who waits stands in lines by score: owners in one, and each owner's shares in one of his. A line's name is '' or
+-- ':<owner>'. A score is one number, wherever its holder waits; among a line's scores is its virtual time.
+local OWNERS, VT = '', 'vt'
 
-local function score_of(model, share)
-  local vt = tonumber(redis.call('HGET', p .. 'st:' .. model, 'vt') or '0')
-  local score = tonumber(redis.call('ZSCORE', p .. 'sc:' .. model, share) or '0')
-  return math.max(score, vt)
-end
+local function line_of(owner) return ':' .. owner end
+
+local function waiting_in(model, cls, line) return p .. 'u:' .. model .. ':' .. cls .. line end
 
 local function list_of(model, cls, share) return p .. 'l:' .. model .. ':' .. cls .. ':' .. share end
 
--- Into the waiting set; the state is the caller's. A worker full of the lowest class hears of others at once.
-local function enqueue(jid, model, cls, share, at_head)
-  redis.call('HINCRBY', p .. 'st:' .. model, 'ready:' .. cls, 1)
-  redis.call(at_head and 'LPUSH' or 'RPUSH', list_of(model, cls, share), jid)
-  local waiting = p .. 'u:' .. model .. ':' .. cls
-  if not redis.call('ZSCORE', waiting, share) then
-    local score = score_of(model, share)
-    redis.call('ZADD', waiting, score, share)
-    set_score(model, share, score)
+local function write_score(model, line, who, score)
+  local key = p .. 'sc:' .. model .. line
+  redis.call('ZADD', key, score, who)
+  if line ~= OWNERS then redis.call('EXPIRE', key, 86400) end
+end
+
+local function set_score(model, line, who, score)
+  write_score(model, line, who, score)
+  for _, cls in ipairs(CLASSES) do
+    local waiting = waiting_in(model, cls, line)
+    if redis.call('ZSCORE', waiting, who) then redis.call('ZADD', waiting, score, who) end
   end
+end
+
+-- Of one who does not wait it is the virtual time at least.
+local function score_of(model, line, who)
+  for _, cls in ipairs(CLASSES) do
+    local score = redis.call('ZSCORE', waiting_in(model, cls, line), who)
+    if score then return tonumber(score) end
+  end
+  local known = redis.call('ZMSCORE', p .. 'sc:' .. model .. line, who, VT)
+  return math.max(tonumber(known[1] or '0'), tonumber(known[2] or '0'))
+end
+
+local function stand_in(model, cls, line, who)
+  local waiting = waiting_in(model, cls, line)
+  if redis.call('ZSCORE', waiting, who) then return end
+  local score = score_of(model, line, who)
+  redis.call('ZADD', waiting, score, who)
+  write_score(model, line, who, score)
+end
+
+-- Into the waiting set; the state is the caller's. A worker full of the lowest class hears of others at once.
+local function enqueue(jid, job, at_head)
+  local model, cls = job.model, job.cls
+  redis.call('HINCRBY', p .. 'st:' .. model, 'ready:' .. cls, 1)
+  redis.call('HINCRBY', p .. 'w:' .. model .. ':' .. cls, job.owner, 1)
+  redis.call(at_head and 'LPUSH' or 'RPUSH', list_of(model, cls, job.share), jid)
+  stand_in(model, cls, OWNERS, job.owner)
+  stand_in(model, cls, line_of(job.owner), job.share)
   if cls ~= 'batch' then redis.call('PUBLISH', 'wk:' .. model, record(jid, '', 0, 0, cls)) end
 end
 
-local function drop(jid, model, cls, share)
-  local list = list_of(model, cls, share)
+local function drop(jid, model, cls, owner, share)
+  local list, mine = list_of(model, cls, share), waiting_in(model, cls, line_of(owner))
   redis.call('LREM', list, 1, jid)
-  if redis.call('LLEN', list) == 0 then redis.call('ZREM', p .. 'u:' .. model .. ':' .. cls, share) end
+  if redis.call('LLEN', list) == 0 then redis.call('ZREM', mine, share) end
+  if redis.call('ZCARD', mine) == 0 then
+    redis.call('ZREM', waiting_in(model, cls, OWNERS), owner)
+    redis.call('HDEL', p .. 'w:' .. model .. ':' .. cls, owner)
+  end
 end
 
 -- Out of the waiting set.
 local function leave(jid, job)
   redis.call('HINCRBY', p .. 'st:' .. job.model, 'ready:' .. job.cls, -1)
-  drop(jid, job.model, job.cls, job.share)
+  redis.call('HINCRBY', p .. 'w:' .. job.model .. ':' .. job.cls, job.owner, -1)
+  drop(jid, job.model, job.cls, job.owner, job.share)
 end
 
 -- A front end hears of a job from now on.
@@ -132,8 +160,9 @@ local function finish(jid, state, tokens, at)
   if job.worker then let_go(jid, job.worker) end
   if job.charge then
     local used = (tonumber(job.prompt_tokens) + tokens) / tonumber(job.weight)
-    local score = tonumber(redis.call('ZSCORE', p .. 'sc:' .. model, job.share) or '0')
-    set_score(model, job.share, math.max(0, score + used - tonumber(job.charge)))
+    for line, who in pairs({[OWNERS] = job.owner, [line_of(job.owner)] = job.share}) do
+      set_score(model, line, who, math.max(0, score_of(model, line, who) + used - tonumber(job.charge)))
+    end
   end
   for fid in string.gmatch(job.fe or '', '[^,]+') do redis.call('SREM', p .. 'fw:' .. fid, jid) end
   redis.call('ZREM', p .. 'dl', jid)
@@ -164,8 +193,8 @@ end
 
 -- What hand_back and its callers must know of a job.
 local function held_by(wid, jid)
-  local job = fields(jid, 'state', 'worker', 'epoch', 'model', 'cls', 'share', 'cancel', 'end_at', 'claimed',
-    'claim_seq', 'attempts')
+  local job = fields(jid, 'state', 'worker', 'epoch', 'model', 'cls', 'owner', 'share', 'cancel', 'end_at',
+    'claimed', 'claim_seq', 'attempts')
   if job.state == 'running' and job.worker == wid then return job end
 end
 
@@ -176,7 +205,7 @@ local function hand_back(jid, job, at)
   if job.cancel then return end_job(jid, 'cancelled', CANCELLED, at) end
   if at >= tonumber(job.end_at) then return end_job(jid, 'expired', EXPIRED, at) end
   redis.call('HSET', p .. 'j:' .. jid, 'state', 'queued')
-  enqueue(jid, job.model, job.cls, job.share, true)
+  enqueue(jid, job, true)
 end
 
 -- Which of this worker's jobs are to end: cancelled ones, and those past their end.
@@ -195,24 +224,38 @@ local function ready(model)
   return redis.call('HMGET', p .. 'st:' .. model, 'ready:interactive', 'ready:normal', 'ready:batch')
 end
 
--- An estimate of how many jobs are claimed up to and with one that has ``own`` jobs of its share before it.
-local function position(model, cls, share, own)
-  local ahead = 0
-  local counts = ready(model)
-  for i, name in ipairs(CLASSES) do
-    if name == cls then break end
-    ahead = ahead + tonumber(counts[i] or '0')
-  end
-  local waiting = p .. 'u:' .. model .. ':' .. cls
-  local mine = tonumber(redis.call('ZSCORE', waiting, share) or score_of(model, share))
+-- An estimate of how many of a line's ``total`` jobs, without ``who``'s, are claimed before the one that is ``turn``th of his.
+local function before(model, cls, line, who, turn, total, count)
+  local waiting, ahead, seen = waiting_in(model, cls, line), 0, 0
+  local mine = score_of(model, line, who)
   local others = redis.call('ZRANGE', waiting, 0, 199, 'WITHSCORES')
   for i = 1, #others, 2 do
-    if others[i] ~= share then
-      local turns = tonumber(others[i + 1]) <= mine and own + 1 or own
-      ahead = ahead + math.min(redis.call('LLEN', list_of(model, cls, others[i])), turns)
+    if others[i] ~= who then
+      local jobs = count(others[i])
+      seen = seen + jobs
+      ahead = ahead + math.min(jobs, tonumber(others[i + 1]) <= mine and turn or turn - 1)
     end
   end
-  return ahead + own + 1
+  local rest = math.max(0, redis.call('ZCARD', waiting) - 200)
+  return ahead + math.max(0, math.min(total - seen, rest * turn))
+end
+
+-- An estimate of how many jobs are claimed up to and with one that has ``own`` jobs of its share before it.
+local function position(job, own)
+  local model, cls, owner, share = job.model, job.cls, job.owner, job.share
+  local higher, counts = 0, ready(model)
+  local all = 0
+  for i, name in ipairs(CLASSES) do
+    all = tonumber(counts[i] or '0')
+    if name == cls then break end
+    higher = higher + all
+  end
+  local function of_owner(one) return tonumber(redis.call('HGET', p .. 'w:' .. model .. ':' .. cls, one) or '0') end
+  local function of_share(one) return redis.call('LLEN', list_of(model, cls, one)) end
+  local his = of_owner(owner)
+  local turn = own + 1
+  turn = turn + before(model, cls, line_of(owner), share, turn, his - of_share(share), of_share)
+  return higher + turn + before(model, cls, OWNERS, owner, turn, all - his, of_owner)
 end
 
 -- Seconds until a job at this position begins; empty where nothing was measured.

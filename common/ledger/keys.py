@@ -7,12 +7,14 @@ p j:<jid>                hash   a job: body, owner, share, model, cls, state, ep
 p t:<jid>                list   its log; the last item is Done or Failed
 p b:<jid>:<n>            string large bodies
                          (these three expire together, ``keep_s`` after the job's end)
-p u:<model>:<cls>        zset   share -> score, of those with waiting jobs
+p u:<model>:<cls>        zset   owner -> score, of those with waiting jobs
+p u:<model>:<cls>:<owner> zset  share -> score, of his that have waiting jobs
+p w:<model>:<cls>        hash   owner -> how many
 p l:<model>:<cls>:<share> list  waiting job ids; resumed and priority ones at the head
-p sc:<model>             zset   share -> score, of all lately served: the truth
-p st:<model>             hash   ready:<cls> waiting jobs, vt virtual time, jobs done, tokens, spent and allowed lately
+p sc:<model>             zset   owner -> score, of all lately served; vt: the virtual time
+p sc:<model>:<owner>     zset   the same of his shares
+p st:<model>             hash   ready:<cls> waiting jobs, jobs done, tokens, spent and allowed lately
 p ct:<model>             hash   the workers' counters
-p models                 set    models that ever had a job
 p workers                zset   wid -> last beat (Redis TIME)
 p wi:<wid>               hash   what the worker says of itself, the name of its last beat
 p h:<wid>                hash   its jobs -> what EMIT must know of them: HELD in end_job.lua

@@ -47,7 +47,7 @@ local own = redis.call('LLEN', list_of(model, cls, share))
 local full = full_until(model, cls, share, ARGV[3], ARGV[4])
 if full then return {'full', full} end
 if job.priority == '1' then own = 0 end
-local place = position(model, cls, share, own)
+local place = position(job, own)
 local wait = eta(model, place)
 local end_at = at + tonumber(ARGV[5])
 local wait_at = end_at
@@ -58,8 +58,7 @@ end
 redis.call('HSET', key, 'state', 'queued', 'epoch', 0, 'attempts', 0, 'fe', fid, 'came', stamp(at),
   'end_at', stamp(end_at), 'wait_at', stamp(wait_at), unpack(ARGV, 10))
 redis.call('ZADD', p .. 'dl', stamp(wait_at), jid)
-redis.call('SADD', p .. 'models', model)
-enqueue(jid, model, cls, share, job.priority == '1')
+enqueue(jid, job, job.priority == '1')
 if idem ~= '' then
   redis.call('HSET', p .. 'idem:' .. idem, 'jid', jid, 'digest', digest)
   redis.call('EXPIRE', p .. 'idem:' .. idem, 86400)

@@ -1,4 +1,4 @@
--- Sweep: what is past its deadline or unwatched too long ends; idle scores are forgotten. At most 100 of each a call.
+-- Sweep: what is past its deadline or unwatched too long ends. At most 100 of each a call.
 -- ARGV: seconds a job may stay unwatched, seconds a worker has to end a job
 local unwatched_s, grace_s = tonumber(ARGV[1]), tonumber(ARGV[2])
 local at = clock()
@@ -26,18 +26,5 @@ for _, jid in ipairs(redis.call('ZRANGEBYSCORE', p .. 'un', '-inf', stamp(at - u
   elseif job.state == 'running' then cancel(jid, job) end
   redis.call('ZREM', p .. 'un', jid)
   done = done + 1
-end
-for _, model in ipairs(redis.call('SMEMBERS', p .. 'models')) do
-  local vt = redis.call('HGET', p .. 'st:' .. model, 'vt') or '0'
-  for _, share in ipairs(redis.call('ZRANGEBYSCORE', p .. 'sc:' .. model, '-inf', vt, 'LIMIT', 0, 100)) do
-    local waits = false
-    for _, cls in ipairs(CLASSES) do
-      waits = waits or redis.call('ZSCORE', p .. 'u:' .. model .. ':' .. cls, share)
-    end
-    if not waits then
-      redis.call('ZREM', p .. 'sc:' .. model, share)
-      done = done + 1
-    end
-  end
 end
 return done

@@ -2,6 +2,7 @@
 
 import struct
 from collections import Counter
+from itertools import product
 from typing import Any
 
 import redis
@@ -40,21 +41,28 @@ def _audit_log(client: Any, tag: str, job_id: str, job: dict[str, str]) -> None:
 
 
 def _audit_queues(client: Any, tag: str, jobs: dict[str, dict[str, str]]) -> None:
-    waiting: list[str] = []
-    counted: Counter[str] = Counter()
-    for key in client.scan_iter(f"{tag}:l:*", count=1000):
-        _, _, model, cls, share = key.split(":")
-        ids = client.lrange(key, 0, -1)
-        assert {(jobs[one]["model"], jobs[one]["cls"], jobs[one]["share"]) for one in ids} == {(model, cls, share)}
-        assert client.zscore(f"{tag}:u:{model}:{cls}", share) == client.zscore(f"{tag}:sc:{model}", share)
-        waiting += ids
-        counted[f"{model}:{cls}"] += len(ids)
-    assert sorted(waiting) == sorted(job_id for job_id, job in jobs.items() if job["state"] == "queued")
-    for model in client.smembers(f"{tag}:models"):
-        for cls in CLASSES:
-            assert int(client.hget(f"{tag}:st:{model}", f"ready:{cls}") or 0) == counted[f"{model}:{cls}"]
-            lists = list(client.scan_iter(f"{tag}:l:{model}:{cls}:*", count=1000))
-            assert client.zcard(f"{tag}:u:{model}:{cls}") == len(lists)
+    waiting = [job for job in jobs.values() if job["state"] == "queued"]
+    listed = [one for key in client.scan_iter(f"{tag}:l:*", count=1000) for one in client.lrange(key, 0, -1)]
+    assert sorted(listed) == sorted(job_id for job_id, job in jobs.items() if job["state"] == "queued")
+    lines = Counter(f"{tag}:l:{job['model']}:{job['cls']}:{job['share']}" for job in waiting)
+    assert all(client.llen(key) == count for key, count in lines.items())
+    models = {key.split(":")[2] for key in client.scan_iter(f"{tag}:st:*", count=1000)}
+    for model, cls in product(models, CLASSES):
+        mine = [job for job in waiting if (job["model"], job["cls"]) == (model, cls)]
+        assert int(client.hget(f"{tag}:st:{model}", f"ready:{cls}") or 0) == len(mine)
+        told = {owner: int(count) for owner, count in client.hgetall(f"{tag}:w:{model}:{cls}").items()}
+        assert told == Counter(job["owner"] for job in mine)
+        _audit_line(client, f"{tag}:u:{model}:{cls}", f"{tag}:sc:{model}", {job["owner"] for job in mine})
+        for owner in told:
+            shares = {job["share"] for job in mine if job["owner"] == owner}
+            _audit_line(client, f"{tag}:u:{model}:{cls}:{owner}", f"{tag}:sc:{model}:{owner}", shares)
+
+
+def _audit_line(client: Any, line: str, scores: str, who: set[str]) -> None:
+    """Those who wait stand in it, each with the score that he has elsewhere, unless it was forgotten as too small."""
+    waiting = dict(client.zrange(line, 0, -1, withscores=True))
+    assert waiting.keys() == who
+    assert all(client.zscore(scores, one) in {None, score} for one, score in waiting.items())
 
 
 def _audit_members(client: Any, raw: Any, tag: str, jobs: dict[str, dict[str, str]]) -> None:

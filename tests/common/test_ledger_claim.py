@@ -1,6 +1,9 @@
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+
+import pytest
 
 from common.jobs import CLASSES, Sampling
 from common.ledger import keys
@@ -8,9 +11,28 @@ from common.ledger.ledger import Ledger
 from tests.builders import OWNER, a_job
 from tests.common.ledger_audit import LIMITS, Hand, texts
 
+Who = Callable[[str], dict[str, str]]
+
 
 def share(letter: str) -> str:
     return letter * 32
+
+
+def a_label(letter: str) -> dict[str, str]:
+    """One of a key's users."""
+    return {"share": share(letter)}
+
+
+def a_key(letter: str) -> dict[str, str]:
+    """One without labels."""
+    return {"owner": share(letter), "share": share(letter)}
+
+
+@pytest.fixture(params=[a_label, a_key])
+def who(request: pytest.FixtureRequest) -> Who:
+    """What is fair among keys is fair among the users of one."""
+    found: Who = request.param
+    return found
 
 
 def test_an_empty_queue_gives_nothing(hand: Hand) -> None:
@@ -69,30 +91,30 @@ def test_a_worker_claims_only_for_its_model(ledger: Ledger) -> None:
     assert not Hand(ledger, model="another").finds()
 
 
-def test_a_hog_with_300_waiting_jobs_takes_no_more_than_its_share(ledger: Ledger, hand: Hand) -> None:
+def test_a_hog_with_300_waiting_jobs_takes_no_more_than_its_share(ledger: Ledger, hand: Hand, who: Who) -> None:
     for letter, count in (("a", 300), ("b", 20), ("c", 20), ("d", 20)):
         for _ in range(count):
-            ledger.submit(a_job(share=share(letter)), LIMITS)
+            ledger.submit(a_job(**who(letter)), LIMITS)
 
     claims = [hand.claim() for _ in range(80)]
 
     assert Counter(claim.job.share[0] for claim in claims) == {"a": 20, "b": 20, "c": 20, "d": 20}
 
 
-def test_turns_are_counted_in_tokens_not_in_jobs(ledger: Ledger, hand: Hand) -> None:
+def test_turns_are_counted_in_tokens_not_in_jobs(ledger: Ledger, hand: Hand, who: Who) -> None:
     for _ in range(20):
-        ledger.submit(a_job(share=share("a"), sampling=Sampling(97)), LIMITS)  # costs 100 each
-        ledger.submit(a_job(share=share("b"), sampling=Sampling(22)), LIMITS)  # costs 25 each
+        ledger.submit(a_job(**who("a"), sampling=Sampling(97)), LIMITS)  # costs 100 each
+        ledger.submit(a_job(**who("b"), sampling=Sampling(22)), LIMITS)  # costs 25 each
 
     claims = [hand.claim() for _ in range(20)]
 
     assert Counter(claim.job.share[0] for claim in claims) == {"a": 4, "b": 16}
 
 
-def test_a_share_of_twice_the_weight_gets_twice_the_tokens(ledger: Ledger, hand: Hand) -> None:
+def test_a_share_of_twice_the_weight_gets_twice_the_tokens(ledger: Ledger, hand: Hand, who: Who) -> None:
     for letter, weight in (("a", 2.0), ("b", 1.0), ("c", 0.5)):
         for _ in range(40):
-            ledger.submit(a_job(share=share(letter), weight=weight), LIMITS)
+            ledger.submit(a_job(**who(letter), weight=weight), LIMITS)
 
     claims = [hand.claim() for _ in range(42)]
     for claim in claims:
@@ -103,10 +125,59 @@ def test_a_share_of_twice_the_weight_gets_twice_the_tokens(ledger: Ledger, hand:
     assert {letter: later[letter] for letter in "abc"} == {"a": 12, "b": 6, "c": 3}
 
 
-def test_what_was_not_generated_is_given_back(ledger: Ledger, hand: Hand) -> None:
+def test_a_keys_labels_divide_its_turns(ledger: Ledger, hand: Hand) -> None:
+    labels = [f"{number:032x}" for number in range(1, 31)]
+    for label in labels:
+        ledger.submit(a_job(share=label), LIMITS)
+    for _ in range(30):
+        ledger.submit(a_job(**a_key("a")), LIMITS)
+
+    claims = [hand.claim().job for _ in range(40)]
+
+    assert Counter(job.owner[0] for job in claims) == {"a": 20, "0": 20}
+    assert [job.share for job in claims if job.owner[0] == "0"] == labels[:20]
+
+
+def test_labels_that_were_never_seen_do_not_hold_others_up(ledger: Ledger, hand: Hand) -> None:
+    for _ in range(10):
+        ledger.submit(a_job(**a_key("a")), LIMITS)
+        ledger.submit(a_job(**a_key("b")), LIMITS)
+    for _ in range(8):
+        hand.claim()
+
+    owners = []
+    for number in range(9):
+        ledger.submit(a_job(owner=share("b"), share=f"{number:032x}"), LIMITS)
+        owners.append(hand.claim().job.owner[0])
+
+    assert 4 <= owners.count("a") <= 5
+
+
+def test_a_place_among_hundreds_is_no_smaller_than_it_is(ledger: Ledger, who: Who) -> None:
+    for number in range(300):
+        one = f"{number:032x}"
+        ledger.submit(a_job(**who("a") | dict.fromkeys(set(who("a")), one)), LIMITS)
+
+    assert ledger.submit(a_job(**who("f")), LIMITS).position == 301
+
+
+def test_idle_scores_are_forgotten_once_time_has_passed_them(ledger: Ledger, hand: Hand, raw: Any, who: Who) -> None:
+    for letter in "ab":
+        ledger.submit(a_job(**who(letter)), LIMITS)
+    for _ in range(2):
+        hand.end(hand.claim(), tokens=10)
+    for _ in range(3):
+        ledger.submit(a_job(**who("c")), LIMITS)
+        hand.claim()
+
+    line = "{q00}:sc:m" if "owner" in who("c") else f"{{q00}}:sc:m:{OWNER}"
+    assert set(raw.zrange(line, 0, -1)) == {share("c"), "vt"}
+
+
+def test_what_was_not_generated_is_given_back(ledger: Ledger, hand: Hand, who: Who) -> None:
     for letter in "ab":
         for _ in range(2):
-            ledger.submit(a_job(share=share(letter), sampling=Sampling(1000 if letter == "a" else 10)), LIMITS)
+            ledger.submit(a_job(**who(letter), sampling=Sampling(1000 if letter == "a" else 10)), LIMITS)
     first, second = hand.claim(), hand.claim()
     assert (first.job.share[0], second.job.share[0]) == ("a", "b")
 
@@ -115,25 +186,25 @@ def test_what_was_not_generated_is_given_back(ledger: Ledger, hand: Hand) -> Non
     assert hand.claim().job.share[0] == "a"
 
 
-def test_who_was_idle_has_no_claim_on_the_past(ledger: Ledger, hand: Hand) -> None:
+def test_who_was_idle_has_no_claim_on_the_past(ledger: Ledger, hand: Hand, who: Who) -> None:
     for _ in range(10):
-        ledger.submit(a_job(share=share("a")), LIMITS)
+        ledger.submit(a_job(**who("a")), LIMITS)
     for _ in range(8):
         hand.end(hand.claim(), tokens=10)
     for _ in range(4):
-        ledger.submit(a_job(share=share("b")), LIMITS)
+        ledger.submit(a_job(**who("b")), LIMITS)
 
     claims = [hand.claim() for _ in range(4)]
 
     assert Counter(claim.job.share[0] for claim in claims) == {"a": 2, "b": 2}
 
 
-def test_a_score_outlives_the_queue(ledger: Ledger, hand: Hand) -> None:
-    ledger.submit(a_job(share=share("a"), sampling=Sampling(1000)), LIMITS)
+def test_a_score_outlives_the_queue(ledger: Ledger, hand: Hand, who: Who) -> None:
+    ledger.submit(a_job(**who("a"), sampling=Sampling(1000)), LIMITS)
     hand.end(hand.claim(), tokens=1000)
 
-    ledger.submit(a_job(share=share("a")), LIMITS)
-    ledger.submit(a_job(share=share("b")), LIMITS)
+    ledger.submit(a_job(**who("a")), LIMITS)
+    ledger.submit(a_job(**who("b")), LIMITS)
 
     assert hand.claim().job.share == share("b")
 
@@ -177,16 +248,16 @@ def test_claims_without_room_are_not_counted_for_the_lowest_class(ledger: Ledger
     assert classes == {"interactive"}
 
 
-def test_a_floor_claim_of_a_heavy_batch_does_not_push_newcomers_back(ledger: Ledger, hand: Hand) -> None:
+def test_a_floor_claim_of_a_heavy_batch_does_not_push_newcomers_back(ledger: Ledger, hand: Hand, who: Who) -> None:
     for _ in range(11):
-        ledger.submit(a_job(share=share("a"), cls="batch", sampling=Sampling(100_000)), LIMITS)
+        ledger.submit(a_job(**who("a"), cls="batch", sampling=Sampling(100_000)), LIMITS)
     for _ in range(10):
         hand.claim("batch")
     for _ in range(12):
-        ledger.submit(a_job(share=share("b")), LIMITS)
+        ledger.submit(a_job(**who("b")), LIMITS)
     assert [hand.claim().job.cls for _ in range(10)][9] == "batch"
 
-    ledger.submit(a_job(share=share("c")), LIMITS)
+    ledger.submit(a_job(**who("c")), LIMITS)
 
     assert {hand.claim().job.share for _ in range(2)} == {share("b"), share("c")}
 

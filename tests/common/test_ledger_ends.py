@@ -268,21 +268,6 @@ def let_end(raw: Any, claim: Claim) -> None:
     raw.zadd("{q00}:dl", {claim.job.id: at})
 
 
-# the sweep's broom -------------------------------------------------------------------------------------------------
-def test_idle_scores_are_forgotten_once_time_has_passed_them(ledger: Ledger, hand: Hand, raw: Any) -> None:
-    for letter in "ab":
-        ledger.submit(a_job(share=letter * 32), LIMITS)
-    for _ in range(2):
-        hand.end(hand.claim(), tokens=10)
-    for _ in range(2):
-        ledger.submit(a_job(share="c" * 32), LIMITS)
-        hand.claim()
-
-    ledger.sweep()
-
-    assert set(raw.zrange("{q00}:sc:m", 0, -1)) == {"c" * 32}
-
-
 def test_failed_items_read_as_errors_do() -> None:
     kinds = [(end.status, end.type, end.code) for end in (wire.CANCELLED, wire.EXPIRED, wire.POISON)]
 
