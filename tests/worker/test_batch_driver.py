@@ -16,6 +16,8 @@ from common.identity import Principal
 from common.jobs import Job, new_id
 from common.ledger.batches import Batch, Batches
 from common.ledger.ledger import Ledger
+from common.protocol.completions import CompletionRequest
+from common.protocol.generation import Read, Room
 from common.settings import Settings
 from tests.api.hand import Hand
 from tests.builders import a_job
@@ -39,6 +41,13 @@ class OpenDoor:
 
     def close(self) -> None:
         """Nothing to leave."""
+
+
+class ReadingDoor(OpenDoor):
+    """Makes of a line what it asks for."""
+
+    def admit(self, ask: CompletionRequest, who: Any, headers: Any) -> Job:
+        return ask.job(who, ask.model, [Read((1, 2, 3))], Room(100, 256, 0, headers))
 
 
 @pytest.fixture
@@ -67,12 +76,17 @@ def a_driver(settings: Settings, ledger: Ledger, door: Any = None, holder: str =
 
 
 def begun(
-    files: Files, batches: Batches, rows: int = ROWS, prompts: dict[int, str] | None = None, **metadata: str
+    files: Files,
+    batches: Batches,
+    rows: int = ROWS,
+    prompts: dict[int, str] | None = None,
+    more: dict[str, Any] | None = None,
+    **metadata: str,
 ) -> str:
     """A batch whose file has so many rows."""
     with files.draft() as draft:
         for at in range(rows):
-            body = {"model": "m", "prompt": (prompts or {}).get(at, "x")}
+            body = {"model": "m", "prompt": (prompts or {}).get(at, "x")} | (more or {})
             line = {"custom_id": str(at), "method": "POST", "url": "/v1/completions", "body": body}
             draft.write(json.dumps(line).encode() + b"\n")
         file = draft.keep(OWNER, "in", "batch")
@@ -165,6 +179,23 @@ def test_a_batch_is_fed_answered_and_collected(
     assert lines(files, batch) == Counter(map(str, range(ROWS)))
     assert (batch.completed, batch.failed) == (ROWS - 1, 1)
     assert batches.open(0) == []
+
+
+def test_a_row_that_may_generate_for_a_moment_may_wait_for_as_long_as_its_batch(
+    settings: Settings, ledger: Ledger, files: Files, batches: Batches
+) -> None:
+    batch_id = begun(files, batches, rows=1, more={"max_time": 1e-6})
+    driver = a_driver(settings, ledger, ReadingDoor())
+    until(driver, batches, batch_id, "in_progress")
+    driver()
+    hand = Hand(ledger)
+    row = hand.claim()
+    hand.end(row, "hello")
+
+    batch = until(driver, batches, batch_id, "completed")
+
+    assert (row.max_time_s, row.parent) == (1e-6, batch_id)
+    assert (batch.completed, batch.failed) == (1, 0)
 
 
 def test_rows_that_were_submitted_by_one_who_died_are_not_submitted_again(

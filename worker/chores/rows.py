@@ -116,6 +116,7 @@ class Rows:
             priority=False,
             keep_s=_KEPT_S,
             end_s=max(1, batch.expires - int(time.time())),
+            max_wait_s=None,  # nobody sits and waits for a row
             on_disconnect="finish",
             parent=batch.id,
             custom_id=line.custom_id,
