@@ -6,6 +6,7 @@ A log's items are JSON objects, numbered from 1:
     {"c": choice, "t": "", "i": [...], "f": reason}   the Delta that ends a choice; its text stands in the item before
     {..., "l": [[token, logprob, offset, [[token, logprob], ...]], ...]}   a Delta with how likely its tokens were
     {..., "f": reason, "e": [pointers]}               and where the whole choice misses its schema, if somebody looked
+    {..., "f": "length", "w": "max_time"}             and why, where ``max_tokens`` is not the cause
     {"c": choice, "t": "", "i": [...], "k": [index, name, arguments]}   a Delta of a call: its tool, or more arguments
     {..., "n": tokens}                                the last key of a Delta: what the job has generated with it
     {"done": {"usage": {...}}}                        Done, the last item
@@ -32,6 +33,7 @@ from common.toolformat import ToolPlan
 Class = Literal["interactive", "normal", "batch"]
 CLASSES: tuple[Class, ...] = ("interactive", "normal", "batch")
 Finish = Literal["stop", "length", "tool_calls"]
+Why = Literal["max_time"]
 OnDisconnect = Literal["cancel", "finish"]
 Kind = Literal["chat", "completion"]
 
@@ -200,6 +202,7 @@ class Delta(NamedTuple):  # each token of each stream is one: a frozen dataclass
     logprobs: tuple[Logprob, ...] = ()  # of the tokens whose text this is
     errors: tuple[str, ...] | None = None  # where a choice that ends misses its schema; None: nobody looked
     call: Call | None = None  # in place of text
+    why: Why | None = None  # beside ``finish``
 
     def encode(self) -> str:
         """One item."""
@@ -209,7 +212,8 @@ class Delta(NamedTuple):  # each token of each stream is one: a frozen dataclass
         likely = f',"l":{_listed(self.logprobs)}' if self.logprobs else ""
         errors = "" if self.errors is None else f',"e":{json.dumps(self.errors, separators=(",", ":"))}'
         call = "" if self.call is None else f',"k":{_called(self.call)}'
-        return f'{{"c":{self.choice},"t":{text},"i":[{ids}]{finish}{likely}{errors}{call}}}'
+        why = f',"w":"{self.why}"' if self.why else ""
+        return f'{{"c":{self.choice},"t":{text},"i":[{ids}]{finish}{likely}{errors}{call}{why}}}'
 
 
 def counted(item: str, tokens: int) -> str:
@@ -288,4 +292,4 @@ def decode_event(item: str | bytes) -> Event:
     logprobs = tuple(map(Logprob.of, raw["l"])) if "l" in raw else ()
     errors = tuple(raw["e"]) if "e" in raw else None
     call = Call(*raw["k"]) if "k" in raw else None
-    return Delta(raw["t"], tuple(raw["i"]), raw["c"], raw.get("f"), logprobs, errors, call)
+    return Delta(raw["t"], tuple(raw["i"]), raw["c"], raw.get("f"), logprobs, errors, call, raw.get("w"))

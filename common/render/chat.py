@@ -14,13 +14,13 @@ from common.render.frames import (
     Frames,
     Logprobs,
     Said,
+    beside,
     extra_fields,
     extras,
     gathered,
     quoted,
     shown,
     usage_body,
-    verdict,
 )
 
 _SIGNS = string.digits + string.ascii_letters
@@ -50,7 +50,7 @@ def frames(job: Job) -> Frames:
         end=(',"delta":{},"logprobs":null,"finish_reason":', f"}}{seed}"),
         usage=(f'{base}"choices":[],"usage":', "}\n\n") if job.reply.include_usage else None,
         shaped=_shaped,
-        verdict=partial(verdict, job.constraint),
+        beside=partial(beside, job.constraint),
         called=None if job.tools is None else partial(_begun, job.id),
     )
 
@@ -64,7 +64,7 @@ def whole(job: Job, deltas: Iterable[Delta], usage: Usage) -> dict[str, Any]:
             "logprobs": said.likely(_shaped),
             "finish_reason": said.finish,
         }
-        | said.verdict
+        | said.beside
         for said in gathered(job, deltas)
     ]
     return {

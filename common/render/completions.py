@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any
 
 from common.jobs import Delta, Job, Logprob, Usage
-from common.render.frames import Frames, Logprobs, extra_fields, extras, gathered, quoted, shown, usage_body, verdict
+from common.render.frames import Frames, Logprobs, beside, extra_fields, extras, gathered, quoted, shown, usage_body
 
 
 def public_id(job: Job) -> str:
@@ -27,7 +27,7 @@ def frames(job: Job) -> Frames:
         end=(',"text":"","logprobs":null,"finish_reason":', f"}}]{extras(job)}{tail}"),
         usage=(f'{base}"choices":[],"usage":', "}\n\n") if job.reply.include_usage else None,
         shaped=_shaped,
-        verdict=partial(verdict, job.constraint),
+        beside=partial(beside, job.constraint),
     )
 
 
@@ -35,7 +35,7 @@ def whole(job: Job, deltas: Iterable[Delta], usage: Usage) -> dict[str, Any]:
     """The answer in one piece."""
     choices = [
         {"index": said.index, "text": said.text, "logprobs": said.likely(_shaped), "finish_reason": said.finish}
-        | said.verdict
+        | said.beside
         for said in gathered(job, deltas)
     ]
     return {

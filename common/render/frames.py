@@ -60,6 +60,11 @@ def verdict(constraint: Constraint | None, errors: tuple[str, ...] | None) -> di
     return {"x_constraint": told | {"notes": notes}}
 
 
+def beside(constraint: Constraint | None, end: Delta) -> dict[str, Any]:
+    """What we tell of a choice's end beside the reason that OpenAI has for it."""
+    return ({"x_stop_reason": end.why} if end.why else {}) | verdict(constraint, end.errors)
+
+
 def extras(job: Job) -> str:
     """The same, to stand behind another field."""
     return f",{compact(extra_fields(job)).decode()[1:-1].translate(_LINE_ENDS)}"
@@ -85,7 +90,7 @@ class Frames:
     end: tuple[str, str]  # around the reason that ends a choice
     usage: tuple[str, str] | None  # around the numbers; None when not asked for
     shaped: Shaped
-    verdict: Callable[[tuple[str, ...] | None], dict[str, Any]]  # beside that reason
+    beside: Callable[[Delta], dict[str, Any]]  # that reason
     called: Callable[[int, Call], dict[str, Any]] | None = None  # a choice's piece of a call; None: there are none
 
     def item(self, entry: Entry) -> bytes:
@@ -95,7 +100,7 @@ class Frames:
             return b""
         if delta.finish:
             before, after = self.end
-            held = compact(self.verdict(delta.errors)).decode().translate(_LINE_ENDS)
+            held = compact(self.beside(delta)).decode().translate(_LINE_ENDS)
             more = f",{held[1:-1]}" if held != "{}" else ""
             return f'id: {entry.seq}\n{self.head}{delta.choice}{before}"{delta.finish}"{more}{after}'.encode()
         if not delta.text and not delta.logprobs and not delta.call:
@@ -134,7 +139,7 @@ class Said:
     text: str
     finish: Finish
     logprobs: Logprobs | None  # None: not asked for
-    verdict: dict[str, Any]
+    beside: dict[str, Any]  # its reason
     calls: tuple[Call, ...] = ()  # each with all of its arguments
 
     def likely(self, shaped: Shaped) -> dict[str, Any] | None:
@@ -147,7 +152,7 @@ def gathered(job: Job, deltas: Iterable[Delta]) -> tuple[Said, ...]:
     texts: list[list[str]] = [[] for _ in range(job.choices)]
     likely: list[list[Logprob]] = [[] for _ in range(job.choices)]
     finishes: dict[int, Finish] = {}
-    errors: dict[int, tuple[str, ...] | None] = {}
+    told: dict[int, dict[str, Any]] = {}
     calls: list[dict[int, Call]] = [{} for _ in range(job.choices)]
     for delta in deltas:
         texts[delta.choice].append(delta.text)
@@ -158,7 +163,7 @@ def gathered(job: Job, deltas: Iterable[Delta]) -> tuple[Said, ...]:
                 longer = begun.arguments + call.arguments
                 calls[delta.choice][call.index] = replace(begun, arguments=longer)
         if delta.finish:
-            finishes[delta.choice], errors[delta.choice] = delta.finish, delta.errors
+            finishes[delta.choice], told[delta.choice] = delta.finish, beside(job.constraint, delta)
     is_asked = job.sampling.logprobs is not None
     return tuple(
         Said(
@@ -166,7 +171,7 @@ def gathered(job: Job, deltas: Iterable[Delta]) -> tuple[Said, ...]:
             "".join(text),
             finishes[index],
             tuple(likely[index]) if is_asked else None,
-            verdict(job.constraint, errors[index]),
+            told[index],
             tuple(calls[index].values()),
         )
         for index, text in enumerate(texts)

@@ -7,7 +7,7 @@ from openai.types import Completion
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from common.errors import NoWorkerError
-from common.jobs import Call, Delta, Done, Entry, Failed, Finish, Job, Logprob, Reply, Sampling, Usage
+from common.jobs import Call, Delta, Done, Entry, Failed, Finish, Job, Logprob, Reply, Sampling, Usage, decode_event
 from common.render import chat, completions
 from common.render.frames import Frames, Shape, failed
 from common.toolformat import ToolFormat, ToolPlan, own
@@ -184,6 +184,23 @@ def test_whole_answers_have_openais_keys_and_pass_the_sdks_types() -> None:
     assert set(answer) == {"id", "object", "created", "model", "choices", "usage", "x_seed"}
     assert answer["choices"][0]["message"] == {"role": "assistant", "content": "Hi", "refusal": None}
     assert set(answer["usage"]) == {"prompt_tokens", "completion_tokens", "total_tokens"}
+
+
+def test_an_end_by_time_says_so_beside_openais_reason() -> None:
+    late = Delta("", (), 0, "length", why="max_time")
+    job = a_job(reply=Reply("chat", stream=True))
+
+    ends = [blocks(stream(shape.frames(job), said("Hi"), late))[-1] for shape in (chat, completions)]
+    wholes = [shape.whole(job, [said("Hi"), decode_event(late.encode())], USAGE) for shape in (chat, completions)]
+
+    for answer in (*ends, *wholes):
+        choice = answer["choices"][0]
+        assert (choice["finish_reason"], choice["x_stop_reason"]) == ("length", "max_time")
+    assert ChatCompletionChunk.model_validate(ends[0], strict=True).choices[0].finish_reason == "length"
+    assert ChatCompletion.model_validate(wholes[0], strict=True).choices[0].finish_reason == "length"
+    for answer in (ends[1], wholes[1]):
+        assert Completion.model_validate(answer, strict=True).choices[0].finish_reason == "length"
+    assert "x_stop_reason" not in chat.whole(job, [said("", "length")], USAGE)["choices"][0]
 
 
 @pytest.mark.parametrize("include_usage", [False, True])

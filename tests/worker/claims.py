@@ -36,10 +36,10 @@ def keys(job: Job) -> list[int]:
     return [rng.stream(job.seed, choice) for choice in range(job.choices)]
 
 
-def a_claim(job: Job, said: Sequence[Event] = (), *, attempts: int = 0, epoch: int = 1) -> Claim:
+def a_claim(job: Job, said: Sequence[Event] = (), *, attempts: int = 0, epoch: int = 1, since_s: float = 0.0) -> Claim:
     """A worker's right to a job of which so much was said."""
     deltas = tuple(event for event in said if isinstance(event, Delta))
-    return Claim(job, epoch, attempts, len(deltas), deltas)
+    return Claim(job, epoch, attempts, len(deltas), deltas, since_s)
 
 
 class Notes:

@@ -128,6 +128,19 @@ def test_an_answer_that_is_too_long_is_cut_and_not_mended() -> None:
     assert (notes.finish(job), len(notes.tokens(job))) == ("length", 12)
 
 
+def test_an_answer_whose_time_is_up_is_whole_or_says_that_it_is_not() -> None:
+    job = _job(_json(compact=True), sampling=Sampling(90, 0.0), max_time_s=5)
+    whole = answers(MAKERS["packed"](), a_claim(job)).events[job.id]
+    said = [event for event in whole if isinstance(event, Delta)]
+    assert said[-1].finish == "stop"
+
+    for cut in range(len(said)):
+        rest = answers(MAKERS["packed"](), a_claim(job, said[:cut], since_s=6))
+        is_whole = sum(len(delta.tokens) for delta in said[cut:]) == 0
+        assert rest.finish(job) == ("stop" if is_whole else "length")
+        assert rest.deltas(job)[-1].why == (None if is_whole else "max_time")
+
+
 def test_penalties_and_ends_that_may_not_come_give_way() -> None:
     """Nothing but an end may follow, and the client forbids it."""
     constraint = Constraint("regex", LLMatcher.grammar_from_regex("[ab]{3}"))

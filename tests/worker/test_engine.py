@@ -258,6 +258,45 @@ def test_time_that_is_up_ends_a_job_with_its_length() -> None:
     assert (notes.text(job), notes.finish(job)) == ("2", "length")
 
 
+def test_choices_that_have_no_slot_when_the_time_is_up_end_without_one() -> None:
+    job = counting("1 ", 50, n=6, max_time_s=1e-9)
+    model = Watched(4)
+
+    notes = answers(model, a_claim(job))
+
+    late = [Delta("", (), choice, "length", why="max_time") for choice in range(6)]
+    assert [notes.deltas(job, choice) for choice in range(4)] == [
+        [Delta("2", spelled("2"), choice), late[choice]] for choice in range(4)
+    ]
+    assert [notes.deltas(job, choice) for choice in (4, 5)] == [[late[4]], [late[5]]]
+    assert notes.events[job.id][-1] == Done(Usage(2, 4))
+    assert len(model.steps) == 1
+
+
+def test_time_that_ran_out_without_a_worker_ends_a_job_behind_all_that_it_has_said() -> None:
+    job = counting("1 ", 50, sampling=Sampling(50, 0.0, stop=("4 5 no",)), max_time_s=3)
+    said = [Delta("2 3 ", spelled("2 3 ")), Delta("", spelled("4 5"))]
+    model = Watched()
+
+    notes = answers(model, a_claim(job, said, since_s=3.5))
+
+    late = Delta("", (), 0, "length", why="max_time")
+    assert notes.events[job.id] == [Delta("4 5", ()), late, Done(Usage(2, 7))]
+    assert model.steps == []
+
+
+def test_a_job_whose_time_is_up_waits_for_nobody() -> None:
+    running, late = counting("1 ", 3), counting("5 ", 3, max_time_s=1)
+    engine, notes = an_engine(Watched(1), running)
+    engine.step()
+
+    engine.add(a_claim(late, since_s=2))
+    engine.step()
+
+    assert notes.events[late.id][-1] == Done(Usage(2, 0))
+    assert notes.text(running) == "2 "
+
+
 def test_an_idle_engine_is_not_stalled_and_one_with_work_says_since_when() -> None:
     engine, _ = an_engine(Watched())
     before = engine.stalled_s()

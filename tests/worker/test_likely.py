@@ -218,6 +218,20 @@ def test_an_answer_with_scores_cut_anywhere_goes_on_the_same_on_a_real_model() -
             assert [one.value for one in has] == pytest.approx([one.value for one in had], abs=1e-4)
 
 
+def test_an_answer_whose_time_is_up_gets_the_scores_that_its_log_lacks_and_no_more() -> None:
+    sampling = Sampling(50, 0.0, stop=("3 4 no",), logprobs=0)
+    job = a_job(prompts=(spelled("1 "),), sampling=sampling, max_time_s=3)
+    said = answers(Counting("", 4), a_claim(job)).deltas(job)[:5]
+    assert "".join(delta.text for delta in said) == "2 "
+
+    rest = answers(Counting("", 4), a_claim(job, said, since_s=4)).deltas(job)
+
+    entries = _entries([*said, *rest])
+    assert [entry.token for entry in entries] == list("2 3 4 ")
+    assert "".join(delta.text for delta in (*said, *rest)) == "2 3 4 "
+    assert rest[-1] == Delta("", (), 0, "length", why="max_time")
+
+
 def test_a_parked_answer_tells_each_entry_once() -> None:
     job = _job(20, 1, cls="batch")
     engine, notes = an_engine(tiny.rows(_LLAMA, slots=1), job)

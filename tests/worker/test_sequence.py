@@ -1,9 +1,8 @@
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 import pytest
 
-from common.jobs import Delta, Event, Job, Sampling
+from common.jobs import Delta, Echo, Event, Job, Sampling
 from tests.builders import a_job
 from tests.worker.claims import BYTES, a_claim, answers, spelled
 from worker.engine import rng
@@ -13,6 +12,7 @@ from worker.models.counting import Counting
 
 _END = 256
 _BOUNDS = Bounds(100, (_END,))
+_LATE = Delta("", (), 0, "length", why="max_time")
 
 
 def _prompted(text: str, sampling: Sampling, **changes: object) -> Job:
@@ -88,8 +88,7 @@ def test_what_a_worker_said_before_is_kept_as_tokens_only() -> None:
 
 
 def test_time_goes_on_while_a_job_has_no_worker() -> None:
-    claim = replace(a_claim(a_job(max_time_s=5.0)), since_s=3.0)
-    one = work_of(claim, 1, _BOUNDS).sequences[0]
+    one = work_of(a_claim(a_job(max_time_s=5.0), since_s=3.0), 1, _BOUNDS).sequences[0]
     one.begin(BYTES, 100.0)
 
     assert one.take(spelled("x")[0], 101.9) == (Delta("x", spelled("x")),)
@@ -103,7 +102,45 @@ def test_time_that_is_up_ends_the_answer_as_its_length_does() -> None:
     early, late = one.take(spelled("x")[0], 104.9), one.take(spelled("y")[0], 105.0)
 
     assert early == (Delta("x", spelled("x")),)
-    assert late == (Delta("y", spelled("y")), Delta("", (), 0, "length"))
+    assert late == (Delta("y", spelled("y")), _LATE)
+
+
+def test_time_runs_for_all_choices_together() -> None:
+    work = work_of(a_claim(a_job(n=2, max_time_s=5.0)), 1, _BOUNDS)
+    first, second = work.sequences
+    first.begin(BYTES, 100.0)
+    second.begin(BYTES, 104.0)
+
+    assert (work.clock.is_up(104.9), work.clock.is_up(105.0)) == (False, True)
+    assert second.take(spelled("x")[0], 105.0)[-1] == Delta("", (), 1, "length", why="max_time")
+
+
+def test_a_last_token_that_comes_late_is_the_last_for_its_number() -> None:
+    one = work_of(a_claim(a_job(sampling=Sampling(1), max_time_s=5.0)), 1, _BOUNDS).sequences[0]
+    one.begin(BYTES, 100.0)
+
+    assert one.take(spelled("x")[0], 105.0) == (Delta("x", spelled("x")), Delta("", (), 0, "length"))
+
+
+@pytest.mark.parametrize(
+    ("echo", "said"),
+    [((), ()), ((Echo("ab"),), (Delta("ab", ()),)), ((Echo("ab", (0, 1)),), ())],
+    ids=["alone", "with its prompt", "with scores of its prompt"],
+)
+def test_a_choice_that_never_began_says_nothing_of_its_own(echo: tuple[Echo, ...], said: tuple[Delta, ...]) -> None:
+    sampling = Sampling(5, logprobs=0 if echo and echo[0].offsets else None)
+    one = work_of(a_claim(_prompted("ab", sampling, echo=echo)), 1, _BOUNDS).sequences[0]
+
+    assert one.run_out(BYTES, 7.0) == (*said, _LATE)
+    assert (one.is_finished, one.tokens) == (True, [])
+
+
+def test_a_parked_answer_whose_time_is_up_lets_go_of_what_it_held_back() -> None:
+    one = work_of(a_claim(_prompted("a", Sampling(9, stop=("###",)))), 1, _BOUNDS).sequences[0]
+    one.begin(BYTES, 0.0)
+    one.take(spelled("#")[0], 0.0)
+
+    assert one.run_out(BYTES, 7.0) == (Delta("#", ()), _LATE)
 
 
 def test_a_token_before_the_beginning_is_an_error() -> None:
@@ -170,7 +207,7 @@ def test_an_answer_that_ran_out_of_time_without_saying_so_has_ended() -> None:
     job = _prompted("a", Sampling(50, stop=("###",)), max_time_s=5.0)
     said = [Delta("x", spelled("x")), Delta("", spelled("#")), Delta("##", spelled("#"))]
 
-    assert _events(job, spelled("x####"), said) == [Delta("", (), 0, "length")]
+    assert _events(job, spelled("x####"), said) == [_LATE]
 
 
 def test_text_that_the_log_lacks_is_said_before_anything_new() -> None:

@@ -10,14 +10,14 @@ import pytest
 
 from common.constraints.build import from_lark
 from common.constraints.tools import plan
-from common.jobs import Call, Delta, Event, Job, Sampling, decode_event
+from common.jobs import Call, Delta, Done, Event, Job, Sampling, Usage, decode_event
 from common.toolformat import ToolFormat, ToolPlan, own
 from tests.builders import a_job
 from tests.common.tools.forms import FORMS, a_plan, a_tool
 from tests.common.tools.walk import IDS, TOKENS
 from tests.worker.claims import a_claim, answers, spelled
 from tests.worker.test_constraints import MAKERS
-from worker.items import merged
+from worker.items import merged, tokens_in
 from worker.tools import Calls, unsaid
 
 OWN = own(ToolFormat("own", "", "", None, "", ""))
@@ -76,6 +76,19 @@ def test_an_answer_with_calls_cut_anywhere_goes_on_the_same(path: str) -> None:
         rest = answers(MAKERS[path](), a_claim(job, whole[:cut])).events[job.id]
         assert _calls([*whole[:cut], *rest]) == _calls(whole)
         assert rest[-1] == whole[-1]
+
+
+def test_calls_whose_time_is_up_are_told_as_far_as_they_came() -> None:
+    job = _job("required", 3, sampling=Sampling(260, 1.0), max_time_s=5)
+    whole = answers(MAKERS["packed"](), a_claim(job)).events[job.id]
+    told = "".join(f"{name}{arguments}" for name, arguments in _calls(whole))
+
+    for cut in range(0, len(whole) - 2, 9):
+        rest = answers(MAKERS["packed"](), a_claim(job, whole[:cut], since_s=6))
+        calls = _calls([*whole[:cut], *rest.events[job.id]])
+        assert told.startswith("".join(f"{name}{arguments}" for name, arguments in calls))
+        assert rest.deltas(job)[-1] == Delta("", (), 0, "length", why="max_time")
+        assert rest.events[job.id][-1] == Done(Usage(job.prompt_tokens, sum(map(tokens_in, whole[:cut]))))
 
 
 def test_a_log_that_has_half_of_what_a_token_said_gets_the_other_half() -> None:

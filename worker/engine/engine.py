@@ -192,9 +192,12 @@ class Engine:
     def _plan(self, now: float) -> Feeds:
         """Who reads what in this step; the slots that were given up are free from here on."""
         self._vacate()
+        for sequence in self._scheduler.late(now):
+            self._try(sequence, partial(sequence.run_out, self._model, now), now)
         for sequence in self._scheduler.admit(self._pace.prefill_tokens, now):
             self.counters["cached_tokens"] += sequence.read
-            self._begin(sequence, now)
+            if sequence.slot is not None:  # a mate of the same job may have failed before it
+                self._try(sequence, partial(sequence.begin, self._model, now), now)
         return self._feeds(now)
 
     def _smaller(self, now: float) -> Feeds:
@@ -238,11 +241,6 @@ class Engine:
             sequence.follows(count),
             sequence.row,
         )
-
-    def _begin(self, sequence: sequences.Sequence, now: float) -> None:
-        """Its text; a mate of the same job may have failed before it."""
-        if sequence.slot is not None:
-            self._try(sequence, partial(sequence.begin, self._model, now), now)
 
     def _count(self, feeds: Feeds, before: Mapping[str, float], seconds: float) -> None:
         """What the step was; where somebody failed, it says nothing of the next."""

@@ -139,6 +139,12 @@ class Scheduler:
                     return admitted
         return admitted
 
+    def late(self, now: float) -> Iterator[Sequence]:
+        """Who has no slot, and no time left to wait for one; whoever asks may remove a job meanwhile."""
+        for work in tuple(self._works.values()):
+            if work.clock.is_up(now):
+                yield from (sequence for sequence in work.waiting() if sequence.job_id in self._works)
+
     def grow(self, sequence: Sequence, tokens: int, now: float) -> bool:
         """Have blocks for so many tokens of a sequence, if others must give way for it; False: it gave way itself."""
         blocks = self._blocks

@@ -2,13 +2,15 @@
 
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
+from math import inf
 from typing import Any, Protocol
 
 from common.constraints.verify import errors
-from common.jobs import Call, Delta, Echo, Finish, Logprob, Sampling
+from common.jobs import Call, Delta, Echo, Finish, Logprob, Sampling, Why
 from common.ledger.replies import Claim
 from worker.engine import likely, rng
 from worker.engine.blocks import Name, names
+from worker.engine.clock import Clock
 from worker.engine.likely import Asked, Entries, Score
 from worker.engine.lookup import Lookup
 from worker.engine.text import Speech, Text
@@ -81,9 +83,15 @@ class Sequence:
     """Prompt and answer of one choice; ``slot`` is where it runs, None while it waits."""
 
     def __init__(
-        self, claim: Claim, choice: int, bounds: Bounds, said: tuple[Delta, ...], row: Row | None = None
+        self,
+        claim: Claim,
+        choice: int,
+        bounds: Bounds,
+        said: tuple[Delta, ...],
+        clock: Clock,
+        row: Row | None = None,
     ) -> None:
-        """``said``: this choice's items in the log; ``row``: at the beginning of its constraint."""
+        """``said``: this choice's items in the log; ``clock``: the job's; ``row``: at its constraint's beginning."""
         job = claim.job
         self.row, self._constraint, self._tools = row, job.constraint, job.tools
         sampling = job.sampling
@@ -112,9 +120,8 @@ class Sequence:
         self.is_finished = any(delta.finish for delta in said)
         self._most = min(sampling.max_tokens, bounds.context - len(self.prompt))
         self._stop, self._top = sampling.stop, sampling.logprobs
-        self._max_time_s = None if job.max_time_s is None else job.max_time_s - claim.since_s
+        self._clock = clock
         self._text: Text | None = None
-        self._began = 0.0
         echo = job.echo[choice // job.n] if job.echo else Echo("")
         self._echo = None if said else echo  # still to be said
         self._before = len(echo.text)
@@ -247,18 +254,29 @@ class Sequence:
         if self._text is not None:
             return ()  # parked, and back
         self._text = Calls(speech, self._stop, self._tools) if self._tools else Text(speech.decode, self._stop)
-        self._began = now
+        self._clock.start(now)
         if self._top is not None:
             self._entries = Entries(speech.spell, self._before)
         if self._echo and self._echo.offsets is not None:
             return ()  # it comes with the first token, and its scores
-        finish, shown, calls = self._again(self._text, now)
+        finish, shown, calls = self._again(self._text)
         new = shown[self._said :]
         if self._echo:
             new, self._echo = self._echo.text + new, None
         if finish:
             return self._ended(finish, new, (), calls=calls)
         return self._items(new, (), (), calls) if new or calls else ()
+
+    def run_out(self, speech: Speech, now: float) -> tuple[Delta, ...]:
+        """Its job's time is up while it has no slot: what it holds back, and the end.
+
+        Where the log lacks scores of what was said, it still has to be read, and the next token ends it.
+        """
+        events = self.begin(speech, now)
+        if self.is_finished or self._unscored or self._text is None:
+            return events
+        logprobs = self._entries.rest() if self._entries else ()
+        return (*events, *self._ended("max_time", self._text.close(), (), logprobs))
 
     def score(self, scores: Iterable[Score]) -> None:
         """Of tokens that were read, or stand next, before a draw."""
@@ -277,19 +295,19 @@ class Sequence:
             return (*before, *self._ended("length", "", ()))
         return (*before, *self._added(self._text, token, now, score))
 
-    def _again(self, text: Text, now: float) -> tuple[Finish | None, str, tuple[Call, ...]]:
+    def _again(self, text: Text) -> tuple[Finish | Why | None, str, tuple[Call, ...]]:
         """The said tokens once more: what ends them, their text, and what the log lacks of their calls."""
         said, self.tokens = self.tokens, []
         shown, calls = "", list[Call]()
-        finish: Finish | None = "length" if self._most <= 0 else None
+        finish: Finish | Why | None = "length" if self._most <= 0 else None
         for token in said:
-            events = self._added(text, token, now, None)
+            events = self._added(text, token, -inf, None)  # whenever that was, it was in time
             shown += "".join(delta.text for delta in events)
             calls += (delta.call for delta in events if delta.call is not None)
             if finish := events[-1].finish:
                 break
         if len(shown) < self._said or length(calls) < length(self._called):
-            finish = "length"  # only the end by ``max_time_s`` lets go of text that these tokens still hold back
+            finish = "max_time"  # no other end lets go of text that these tokens still hold back
         return finish, shown, tuple(unsaid(calls, self._called))
 
     def _told(self, entries: Entries, earlier: list[Score]) -> tuple[Delta, ...]:
@@ -324,12 +342,13 @@ class Sequence:
         logprobs = entries.ready(text.shown, text.decoded) if entries else ()
         return self._items(new, (token,), logprobs, text.drain())
 
-    def _limit(self, now: float) -> Finish | None:
+    def _limit(self, now: float) -> Finish | Why | None:
         """Whether there can be no more: the constraint is fulfilled, or the answer long enough."""
         if self.row is not None and self.row.is_done:
             return "stop"
-        is_late = self._max_time_s is not None and now - self._began >= self._max_time_s
-        return "length" if is_late or len(self.tokens) >= self._most else None
+        if len(self.tokens) >= self._most:
+            return "length"
+        return "max_time" if self._clock.is_up(now) else None
 
     def _items(
         self, text: str, tokens: tuple[int, ...], logprobs: tuple[Logprob, ...], calls: tuple[Call, ...]
@@ -343,7 +362,7 @@ class Sequence:
 
     def _ended(
         self,
-        finish: Finish,
+        reason: Finish | Why,
         text: str,
         tokens: tuple[int, ...],
         logprobs: tuple[Logprob, ...] = (),
@@ -351,13 +370,15 @@ class Sequence:
     ) -> tuple[Delta, ...]:
         """The item with the finish has no text, so that every item is one frame at most."""
         self.is_finished = True
-        errors = self._errors() if finish == "stop" else None
+        errors = self._errors() if reason == "stop" else None
+        why: Why | None = "max_time" if reason == "max_time" else None
+        finish: Finish = "length" if reason == "max_time" else reason
         if self._text is not None:
             finish, calls = self._text.ends_with(finish), (*calls, *self._text.drain())
         if text or logprobs or calls:
-            last = Delta("", (), self.choice, finish, errors=errors)
+            last = Delta("", (), self.choice, finish, errors=errors, why=why)
             return (*self._items(text, tokens, logprobs, calls), last)
-        return (Delta("", tokens, self.choice, finish, errors=errors),)
+        return (Delta("", tokens, self.choice, finish, errors=errors, why=why),)
 
     def _errors(self) -> tuple[str, ...] | None:
         """Where the whole answer misses its schema, if it was not held to all of it."""

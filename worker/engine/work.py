@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from math import inf
 
 from common.jobs import CLASSES, Class, Delta
 from common.ledger.replies import Claim
+from worker.engine.clock import Clock
 from worker.engine.sequence import Bounds, Row, Sequence
 
 
@@ -15,6 +17,7 @@ class Work:
     claim: Claim
     order: int  # of arrival
     sequences: tuple[Sequence, ...]
+    clock: Clock
     parked_at: float | None = None
 
     @property
@@ -56,7 +59,8 @@ def work_of(claim: Claim, order: int, bounds: Bounds, row: Row | None = None) ->
     choices: list[list[Delta]] = [[] for _ in range(claim.job.choices)]
     for delta in claim.said:
         choices[delta.choice].append(delta)
+    clock = Clock(inf if claim.job.max_time_s is None else claim.job.max_time_s - claim.since_s)
     sequences = tuple(
-        Sequence(claim, choice, bounds, tuple(said), row and row.clone()) for choice, said in enumerate(choices)
+        Sequence(claim, choice, bounds, tuple(said), clock, row and row.clone()) for choice, said in enumerate(choices)
     )
-    return Work(replace(claim, said=()), order, sequences)  # what was said is in them
+    return Work(replace(claim, said=()), order, sequences, clock)  # what was said is in them
