@@ -23,16 +23,21 @@ class Stored:
     state: str
     log: tuple[Event, ...]
 
-    def text(self) -> str:
-        return "".join(event.text for event in self._deltas())
+    def texts(self, choices: int) -> list[str]:
+        each = [""] * choices
+        for event in self._deltas():
+            each[event.choice] += event.text
+        return each
 
     def tokens(self) -> int:
         return sum(len(event.tokens) for event in self._deltas())
 
-    def shown(self) -> list[tuple[int, str]]:
-        """Number and text of the items that have a frame."""
+    def shown(self) -> list[tuple[int, int, str]]:
+        """Number, choice and text of the items that have a frame."""
         numbered = enumerate(self.log, 1)
-        return [(at, one.text) for at, one in numbered if isinstance(one, Delta) and (one.text or one.finish)]
+        return [
+            (at, one.choice, one.text) for at, one in numbered if isinstance(one, Delta) and (one.text or one.finish)
+        ]
 
     def _deltas(self) -> Iterable[Delta]:
         return (event for event in self.log if isinstance(event, Delta))
@@ -73,7 +78,7 @@ class Check:
     """One run's histories against its ledger."""
 
     def __init__(
-        self, histories: Sequence[History], ledger: Mapping[str, Stored], answer: Callable[[Question], str]
+        self, histories: Sequence[History], ledger: Mapping[str, Stored], answer: Callable[[Question], list[str]]
     ) -> None:
         self._histories, self._ledger, self._answer = histories, ledger, answer
         self.verdict = Verdict()
@@ -95,18 +100,18 @@ class Check:
 
     def _check_job(self, job: Stored, question: Question) -> None:
         """Its log alone."""
-        where, answer = f"{question.name} {job.job_id}", self._answer(question)
+        where, answer, texts = f"{question.name} {job.job_id}", self._answer(question), job.texts(question.n)
         ends = [at for at, event in enumerate(job.log, 1) if not isinstance(event, Delta)]
         if job.state in OPEN:
             self.verdict.lost.append(f"{where}: still {job.state}")
         elif ends != [len(job.log)]:
             self.verdict.doubled.append(f"{where}: {len(job.log)} items, of which {ends} are ends")
-        if job.tokens() > max(len(answer), question.tokens):
+        if job.tokens() > sum(max(len(one), question.tokens) for one in answer):
             self.verdict.doubled.append(f"{where}: {job.tokens()} tokens generated, {question.tokens} asked for")
-        elif not answer.startswith(job.text()):
-            self.verdict.changed.append(f"{where}: {job.text()!r} in the log, not {answer!r}")
-        if job.state == "done" and (len(job.text()) != len(answer) or not self._counts_right(job)):
-            self.verdict.changed.append(f"{where}: done with {job.text()!r}, not {answer!r}; {job.log[-1]}")
+        elif not all(one.startswith(text) for one, text in zip(answer, texts, strict=True)):
+            self.verdict.changed.append(f"{where}: {texts} in the log, not {answer}")
+        if job.state == "done" and (list(map(len, texts)) != list(map(len, answer)) or not self._counts_right(job)):
+            self.verdict.changed.append(f"{where}: done with {texts}, not {answer}; {job.log[-1]}")
 
     @staticmethod
     def _counts_right(job: Stored) -> bool:
@@ -149,21 +154,22 @@ class Check:
         if job is None:
             return
         where = f"{history.question.name} {reading.job_id} after {reading.after}"
-        seen = [number for number, _ in reading.frames]
-        expected = [(number, text) for number, text in job.shown() if number > reading.after]
+        seen = [frame[0] for frame in reading.frames]
+        expected = [frame for frame in job.shown() if frame[0] > reading.after]
         if reading.end != "done":
             expected = [one for one in expected if seen and one[0] <= max(seen)]
-        numbers = [number for number, _ in expected]
+        numbers = [frame[0] for frame in expected]
         if len(set(seen)) < len(seen) or sorted(seen) != seen or (seen and seen[0] <= reading.after):
             self.verdict.repeats.append(f"{where}: {seen}")
         if missing := set(numbers) - set(seen):
             self.verdict.gaps.append(f"{where}: without {sorted(missing)}, {seen}; {reading.end}, {history.errors}")
-        texts = dict(expected)
-        if strange := [one for one in reading.frames if texts.get(one[0]) != one[1]]:
-            self.verdict.changed.append(f"{where}: {strange[:3]}, in the log {[texts.get(n) for n, _ in strange[:3]]}")
+        if strange := [one for one in reading.frames if one not in expected]:
+            told = [one for one in expected if one[0] in {frame[0] for frame in strange[:3]}]
+            self.verdict.changed.append(f"{where}: {strange[:3]}, in the log {told}")
 
     def _check_wholes(self, history: History) -> None:
         for whole in history.wholes:
             job = self._ledger.get(whole.job_id)
-            if job and (whole.text, whole.tokens) != (job.text(), job.tokens()):
-                self.verdict.changed.append(f"{history.question.name} {whole.job_id}: {whole}, not {job.text()!r}")
+            texts = job and job.texts(history.question.n)
+            if job and (whole.texts, whole.tokens) != (texts, job.tokens()):
+                self.verdict.changed.append(f"{history.question.name} {whole.job_id}: {whole}, not {texts}")

@@ -135,7 +135,7 @@ class Client:
             return
         body = json.loads(told)
         if number:
-            reading.frames.append((number, body["choices"][0]["text"]))
+            reading.frames.append((number, body["choices"][0]["index"], body["choices"][0]["text"]))
             reading.times.append(time.monotonic())
         elif "error" in body:
             reading.end = str(body["error"]["code"] or body["error"]["type"])
@@ -180,7 +180,8 @@ class Client:
             history.errors.append(f"{status} {body}")
             return False
         job_id = strip_prefix(body["id"]) or ""
-        history.wholes.append(Whole(job_id, body["choices"][0]["text"], body["usage"]["completion_tokens"]))
+        texts = [choice["text"] for choice in body["choices"]]
+        history.wholes.append(Whole(job_id, texts, body["usage"]["completion_tokens"]))
         history.end = "done"
         return True
 

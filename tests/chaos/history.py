@@ -20,6 +20,7 @@ _SHARES: dict[Kind, int] = {
 }
 _CANCEL: tuple[Kind, ...] = ("again", "hang up")
 _EITHER: tuple[Kind, ...] = ("stream", "whole", "twice")
+_SEVERAL, _FLEX = 0.1, 0.2
 _DRAWN = "0123456789 "
 FIXED = tuple(
     (f"Count from {first}: {first} {first + 1} ", tokens) for first in (1, 7, 30) for tokens in (12, 40, 90, 150)
@@ -39,18 +40,28 @@ class Question:
     seed: int | None = None  # sampled
     has_key: bool = True
     on_disconnect: str = "finish"
+    n: int = 1  # choices
+    tier: str = "default"
+
+    @property
+    def is_plain(self) -> bool:
+        """Nothing keeps its stream waiting but what breaks."""
+        return self.n == 1 and self.tier == "default"
 
     def body(self) -> dict[str, Any]:
         """POST /v1/completions."""
         told = {"model": "counting", "prompt": self.prompt, "max_tokens": self.tokens, "temperature": 0}
         told |= {"temperature": 1, "top_p": 1, "seed": self.seed} if self.seed else {}
         told |= {"stream": self.kind not in {"whole", "twice"}, "metadata": {"name": self.name}}
-        return told | {"on_disconnect": self.on_disconnect}
+        return told | {"on_disconnect": self.on_disconnect, "n": self.n, "service_tier": self.tier}
 
-    def answer(self) -> str:
-        """By counting."""
+    def answer(self) -> list[str]:
+        """Each choice, by counting."""
+        return [self._answer(choice) for choice in range(self.n)]
+
+    def _answer(self, choice: int) -> str:
         if self.seed:
-            key = rng.stream(self.seed, 0)
+            key = rng.stream(self.seed, choice)
             places = range(len(self.prompt), len(self.prompt) + self.tokens)
             return "".join(_DRAWN[int(len(_DRAWN) * rng.uniform(key, place))] for place in places)
         first = int(self.prompt.split()[-1]) + 1
@@ -63,7 +74,7 @@ class Reading:
 
     job_id: str
     after: int
-    frames: list[tuple[int, str]] = field(default_factory=list)
+    frames: list[tuple[int, int, str]] = field(default_factory=list)  # number, choice, text
     times: list[float] = field(default_factory=list)  # of the frames
     end: str = "cut"  # "done", "cut", "cut by us" or the code of an error
 
@@ -73,7 +84,7 @@ class Whole:
     """One answer in one piece."""
 
     job_id: str
-    text: str
+    texts: list[str]
     tokens: int
 
 
@@ -110,6 +121,8 @@ def questions(seed: int, client: int, most: int = 200) -> Iterator[Question]:
             seed=chance.randrange(1, 2**40) if chance.random() < 0.3 else None,
             has_key=kind in {"whole", "twice", "again"} or chance.random() < 0.5,
             on_disconnect="cancel" if kind in _CANCEL or (kind in _EITHER and chance.random() < 0.3) else "finish",
+            n=2 if chance.random() < _SEVERAL else 1,
+            tier="flex" if chance.random() < _FLEX else "default",
         )
 
 
@@ -118,7 +131,7 @@ def fixed(seed: int, client: int, most: int = 200) -> Iterator[Question]:
     chance = random.Random(f"fixed {seed} {client}")
     for question in questions(seed, client, most):
         prompt, tokens = chance.choice(FIXED)
-        yield replace(question, prompt=prompt, tokens=tokens, seed=None)
+        yield replace(question, prompt=prompt, tokens=tokens, seed=None, n=1)
 
 
 def breaking(kind: Kind, number: int) -> Question:

@@ -42,7 +42,7 @@ def _longest(done: Done, times: Mapping[str, list[list[float]]]) -> Pause | None
 def _times(histories: Sequence[History]) -> dict[str, list[list[float]]]:
     """Per job, when its frames came; a stream that was cut and followed is one, unless we cut it ourselves."""
     found: dict[str, list[list[float]]] = defaultdict(list)
-    for history in histories:
+    for history in (one for one in histories if one.question.is_plain):
         is_new = True
         for reading in history.readings:
             if is_new or not found[reading.job_id]:

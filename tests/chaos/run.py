@@ -27,7 +27,7 @@ _LATER = 2 / 3  # of the time: in the first third processes still get warm
 _EFFECT_S = 0.3  # what was just killed looks alive for a moment
 _TOP = ("seed", "faults", "jobs", "lost", "doubled", "gaps", "repeats", "changed", "pause_p50_s", "pause_max_s")
 Say = Callable[[str], None]
-Answers = Callable[[House], Callable[[Question], str]]
+Answers = Callable[[House], Callable[[Question], list[str]]]
 
 
 @dataclass(frozen=True)
@@ -102,18 +102,18 @@ class Report:
         return "\n".join([*lines, f"audit: {self.audit}"] if self.audit else lines)
 
 
-def by_counting(house: House) -> Callable[[Question], str]:  # noqa: ARG001  as the other one
+def by_counting(house: House) -> Callable[[Question], list[str]]:  # noqa: ARG001  as the other one
     """The counting model's answers need not be asked for."""
     return Question.answer
 
 
-def by_asking(house: House) -> Callable[[Question], str]:
+def by_asking(house: House) -> Callable[[Question], list[str]]:
     """Those of another model are, while nothing is broken."""
     found = {}
     for prompt, tokens in FIXED:
         question = Question(f"before {prompt} {tokens}", "whole", prompt, tokens)
         with Call(house.urls[0], "POST", "/v1/completions", question.body()) as call:
-            found[prompt, tokens] = str(call.json()["choices"][0]["text"])
+            found[prompt, tokens] = [str(call.json()["choices"][0]["text"])]
     return lambda question: found[question.prompt, question.tokens]
 
 
