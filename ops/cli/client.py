@@ -1,7 +1,8 @@
 """The service as our own commands call it: OPENAI_BASE_URL and OPENAI_API_KEY say where and as whom."""
 
 import json
-from collections.abc import Iterator
+import time
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO
 
@@ -12,17 +13,34 @@ from ops.cli.preflight import UNREACHABLE, WRONG, Refusal
 
 FAILED, REFUSED = 1, 4
 _BUSY = (429, 503)
-_AGAIN = 5  # times that a stream is taken up without anything new
+_PASSING = (*_BUSY, 502, 504)  # also what a proxy says while nobody stands behind it
+_DRAINING = "server_draining"  # no other error of a stream passes: what the storage lost comes back differently
+_PAUSE_S, _LONGEST_S = 0.5, 8.0
+_PATIENCE_S = 120.0  # a stream is taken up for so long without a word
+
+
+class _CutError(Exception):
+    """A stream ended before its end; the refusal is what to say if it cannot be taken up."""
+
+    def __init__(self, refusal: Refusal, wait_s: float | None) -> None:
+        """``wait_s``: how long to stay away, as the server told; None: it told nothing."""
+        super().__init__(str(refusal))
+        self.refusal, self.wait_s = refusal, wait_s
 
 
 class Service:
     """One server, while it is asked."""
 
-    def __init__(self, settings: Settings) -> None:
-        """Where nothing is said: this machine's, as the settings have it."""
+    def __init__(self, settings: Settings, pause_s: float = _PAUSE_S, patience_s: float = _PATIENCE_S) -> None:
+        """Where nothing is said: this machine's, as the settings have it. ``pause_s``: before a stream is taken up."""
+        self._pause_s, self._patience_s = pause_s, patience_s
         base, key = client_environment()
         headers = {"Authorization": f"Bearer {key or 'EMPTY'}"}
         self._http = httpx2.Client(base_url=base or f"http://127.0.0.1:{settings.port}/v1", headers=headers, timeout=60)
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self._http.close()
 
     def get(self, path: str, **query: Any) -> Any:
         """What it says. Raises Refusal."""
@@ -59,41 +77,71 @@ class Service:
                 self._read(answer)
             yield from answer.iter_lines()
 
-    def events(self, path: str, after: int) -> Iterator[tuple[int, dict[str, Any]]]:
-        """A job's frames with the numbers of their events, taken up again where the line is cut. Raises Refusal."""
-        cuts = 0
+    def events(self, path: str, after: int) -> Generator[tuple[int, dict[str, Any]]]:
+        """A job's frames with the numbers of their events; what is cut goes on behind the last one. Raises Refusal.
+
+        Pauses grow until something new comes. Where nobody answered at all, nobody is waited for.
+        """
+        has_answered, pause_s, silent_since = False, self._pause_s, 0.0
         while True:
             try:
                 for seen, frame in self._frames(path, after):
-                    if frame is None:
-                        return
-                    after, cuts = seen, 0
-                    yield seen, frame
-            except httpx2.TransportError as error:
-                cuts += 1
-                if cuts > _AGAIN:
-                    raise Refusal(f"{self._http.base_url} does not answer: {error}", UNREACHABLE) from None
+                    has_answered, silent_since = True, 0.0
+                    if frame is not None:
+                        after, pause_s = seen, self._pause_s
+                        yield seen, frame
+            except _CutError as cut:
+                has_answered = has_answered or cut.wait_s is not None
+                silent_since = silent_since or time.monotonic()
+                if not has_answered or time.monotonic() - silent_since >= self._patience_s:
+                    raise cut.refusal from None
+                time.sleep(min(max(pause_s, cut.wait_s or 0), self._patience_s))  # nothing says when the next one is up
+                pause_s = min(2 * pause_s, _LONGEST_S)
+            else:
+                return
 
     def _frames(self, path: str, after: int) -> Iterator[tuple[int, dict[str, Any] | None]]:
-        """Until the end, which is None."""
-        with self._http.stream("GET", path, headers={"Last-Event-ID": str(after)}, timeout=None) as answer:
-            if answer.is_error:
-                answer.read()
-                self._read(answer)
-            for line in answer.iter_lines():
-                name, _, value = line.partition(": ")
-                if name == "id":
-                    after = int(value)
-                elif name == "data":
-                    yield after, None if value == "[DONE]" else json.loads(value)
-        raise httpx2.ReadError("the stream was cut")
+        """Until the end; None for a line that says only that somebody is there. Raises Refusal and _CutError."""
+        try:
+            with self._http.stream("GET", path, headers={"Last-Event-ID": str(after)}) as answer:
+                if answer.is_error:
+                    answer.read()
+                    self._refuse(answer)
+                block: dict[str, str] = {}
+                for line in answer.iter_lines():
+                    name, _, value = line.partition(": ")
+                    block[name] = value
+                    if line.startswith(":"):
+                        yield after, None
+                    if not line and "data" in block:  # whole: a cut may leave half a line
+                        if block["data"] == "[DONE]":
+                            return
+                        after = int(block.get("id", after))
+                        yield after, _frame(block["data"])
+                        block = {}
+        except httpx2.TransportError as error:
+            raise _CutError(self._away(error), None) from None
+        raise _CutError(Refusal(f"{self._http.base_url} cut the stream.", UNREACHABLE), None)
+
+    def _refuse(self, answer: httpx2.Response) -> None:
+        """A stream that there is not, or not now. Raises Refusal and _CutError."""
+        try:
+            self._read(answer)
+        except Refusal as refusal:
+            if answer.status_code not in _PASSING:
+                raise
+            told = answer.headers.get("Retry-After", "")
+            raise _CutError(refusal, float(told) if told.isdecimal() else 0.0) from None
+
+    def _away(self, error: httpx2.TransportError) -> Refusal:
+        return Refusal(f"{self._http.base_url} does not answer: {error}", UNREACHABLE)
 
     @contextmanager
     def _refusals(self) -> Iterator[None]:
         try:
             yield
         except httpx2.TransportError as error:
-            raise Refusal(f"{self._http.base_url} does not answer: {error}", UNREACHABLE) from None
+            raise self._away(error) from None
 
     @staticmethod
     def _read(answer: httpx2.Response) -> Any:
@@ -104,3 +152,11 @@ class Service:
         if answer.is_error:
             raise Refusal(told["error"]["message"], REFUSED if answer.status_code in _BUSY else WRONG)
         return told
+
+
+def _frame(told: str) -> dict[str, Any]:
+    """Raises _CutError."""
+    frame: dict[str, Any] = json.loads(told)
+    if "error" in frame and frame["error"]["code"] == _DRAINING:
+        raise _CutError(Refusal(frame["error"]["message"], REFUSED), 0.0)
+    return frame

@@ -22,11 +22,12 @@ def ls(
     model: Annotated[str | None, typer.Option(help="Of this model only.")] = None,
     user: Annotated[str | None, typer.Option(help="Of this user label only.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=100)] = 20,
+    after: Annotated[str | None, typer.Option(help="Behind this job: the next page.")] = None,
     *,
     as_json: Json = False,
 ) -> None:
     """The newest jobs of this key: penstock jobs ls --status queued."""
-    told = _service().get("/jobs", status=status, model=model, user=user, limit=limit)
+    told = _service().get("/jobs", status=status, model=model, user=user, limit=limit, after=after)
     if as_json:
         print(json.dumps(told))
         return
@@ -41,16 +42,23 @@ def show(job: Id, *, as_json: Json = False) -> None:
 
 
 @app.command()
-def tail(job: Id, after: Annotated[int, typer.Option(min=0, help="Behind this event.")] = 0) -> None:
+def tail(
+    job: Id,
+    after: Annotated[int, typer.Option(min=0, help="Behind this event.")] = 0,
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Each frame of its stream, a line each.")] = False,
+) -> None:
     """Its text as it comes, from the beginning; 1 if it ends badly. Ctrl-C leaves it running."""
     for _, frame in _service().events(f"/jobs/{job}/events", after):
+        if as_json:
+            print(json.dumps(frame), flush=True)
         if "error" in frame:
             print(f"\n{frame['error']['message']}", file=sys.stderr)
             raise typer.Exit(FAILED)
-        for choice in frame["choices"]:
-            sys.stdout.write(_text(choice))
-            sys.stdout.flush()
-    print()
+        if not as_json:
+            print("".join(map(_text, frame["choices"])), end="", flush=True)
+    if not as_json:
+        print()
 
 
 @app.command()

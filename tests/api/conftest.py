@@ -57,7 +57,7 @@ def serving(redis_url: str, folder: Path, first: str = ":", **settings: str) -> 
     """A front end of its own, behind a line of shell; ``settings`` are PENSTOCK_* names without the prefix."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "penstock.toml").write_text(TOML)
-    port = free_port()
+    port = int(settings.get("port", free_port()))
     told = {"redis_url": redis_url, "data_dir": str(folder), "config": str(folder / "penstock.toml"), "port": str(port)}
     environment = {f"PENSTOCK_{name.upper()}": value for name, value in (told | settings).items()}
     command = ["sh", "-c", f'{first}; exec "$@"', "sh", sys.executable, "-m", "tests.api.served"]

@@ -36,9 +36,10 @@ def penstock(counting: Stack) -> Penstock:
     return penstock
 
 
-def a_job(counting: Stack) -> tuple[str, str]:
+def a_job(counting: Stack, user: str = "somebody") -> tuple[str, str]:
     """One that has ended: its id and its text."""
-    answer = counting.client().completions.with_raw_response.create(model="counting", prompt="1 2 3", max_tokens=5)
+    ask = counting.client().completions.with_raw_response.create
+    answer = ask(model="counting", prompt="1 2 3", max_tokens=5, user=user)
     return answer.headers["x-job-id"], answer.parse().choices[0].text
 
 
@@ -53,6 +54,32 @@ def test_jobs_are_listed_and_shown(counting: Stack, penstock: Penstock) -> None:
     assert (shown.returncode, "/v1/completions" in shown.stdout) == (0, True)
     assert (as_json["id"], as_json["status"]) == (job, "done")
     assert json.loads(penstock("ls", "--json").stdout)["data"][0]["id"] == job
+
+
+def listed(penstock: Penstock, *words: str) -> list[str]:
+    return [row.split()[0] for row in penstock("ls", *words).stdout.splitlines()]
+
+
+def test_jobs_are_listed_by_what_they_are_and_page_by_page(counting: Stack, penstock: Penstock) -> None:
+    ann = [a_job(counting, user="ann")[0] for _ in range(3)]
+    bob = a_job(counting, user="bob")[0]
+
+    assert listed(penstock, "--user", "ann", "--limit", "2") == ann[:0:-1]
+    assert listed(penstock, "--user", "ann", "--after", ann[1]) == ann[:1]
+    assert listed(penstock, "--limit", "4", "--model", "counting", "--status", "done") == [bob, *ann[::-1]]
+    assert listed(penstock, "--model", "none-such") == []
+    assert penstock("ls", "--after", "x").returncode == 2
+
+
+def test_a_job_is_read_behind_an_event_and_frame_by_frame(counting: Stack, penstock: Penstock) -> None:
+    job, text = a_job(counting)
+
+    frames = [json.loads(line) for line in penstock("tail", job, "--json").stdout.splitlines()]
+    said = [frame["choices"][0]["text"] for frame in frames]
+
+    assert "".join(said) == text
+    assert penstock("tail", job, "--after", "1").stdout == "".join(said[1:]) + "\n" != f"{text}\n"
+    assert penstock("tail", job, "--after", "999").returncode == 2
 
 
 def test_a_job_is_read_along_and_run_again(counting: Stack, penstock: Penstock) -> None:
@@ -73,10 +100,12 @@ def test_a_job_is_cancelled_and_that_is_no_success(counting: Stack, penstock: Pe
         assert penstock("cancel", job).stdout.strip() in {"running", "cancelled", "done"}
         answer.read()
     status = json.loads(penstock("show", job, "--json").stdout)["status"]
+    again = json.loads(penstock("cancel", job, "--json").stdout)
     tail = penstock("tail", job)
 
     assert penstock("show", job).returncode == tail.returncode == (0 if status == "done" else 1)
     assert (status == "done") != ("cancelled" in tail.stderr)
+    assert (again["id"], again["status"]) == (job, status)
 
 
 def test_what_cannot_be_asked_is_one_line_and_a_status(penstock: Penstock) -> None:
