@@ -5,7 +5,6 @@ import secrets
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import islice
 from typing import Any, get_args
 
 from flask import Blueprint, Response, g, request
@@ -25,7 +24,6 @@ bp = Blueprint("jobs", __name__, url_prefix="/v1/jobs")
 _PATHS: dict[Kind, str] = {"chat": "/v1/chat/completions", "completion": "/v1/completions"}
 _PREFIXES: dict[Kind, str] = {"chat": "chatcmpl-", "completion": "cmpl-"}
 _MOST, _USUAL = 100, 20
-_SCANNED = 10_000  # jobs that one call looks at
 _OPEN = ("queued", "running")
 _EVENT = re.compile(r"[0-9]{1,12}")
 
@@ -91,11 +89,9 @@ def _matching(after: str | None) -> Iterator[Record]:
     if status is not None and status not in get_args(State):
         raise InvalidRequestError(f"status: one of {', '.join(get_args(State))}.", param="status")
     share = g.who.share(told["user"]) if "user" in told else None
-    for job_id in islice(state().ledger.owned(g.who.owner, after), _SCANNED):
+    for job_id in state().ledger.owned(g.who.owner, after, state=status, model=model, share=share):
         record = state().ledger.record(g.who.owner, job_id)
-        if record is None or status not in {None, record.state} or model not in {None, record.job.model}:
-            continue
-        if share in {None, record.job.share}:
+        if record is not None and status in {None, record.state}:  # it may have gone on meanwhile
             yield record
 
 

@@ -127,17 +127,19 @@ class Ledger:
         reply = self._of(job_id).run("record", owner, job_id)
         return None if reply is None else wire.record(reply)
 
-    def owned(self, owner: str, after: str | None = None) -> Iterator[str]:
-        """The ids of an owner's jobs, the newest first, also of some that are not kept any more; behind one of them."""
+    def owned(self, owner: str, after: str | None = None, **wanted: str | None) -> Iterator[str]:
+        """The ids of an owner's jobs that are kept, the newest first, each once; behind one of them.
+
+        ``wanted``: what their ``state``, ``model`` and ``share`` must be; None: whatever it is.
+        """
         part = self.partitions[self.partition(owner)]
-        key = keys.owned(part.tag, owner)
-        start = 0
-        if after is not None:
-            rank = part.ask(lambda: part.redis.zrevrank(key, after))
-            start = part.ask(lambda: part.redis.zcard(key)) if rank is None else rank + 1
-        while page := part.ask(partial(part.redis.zrevrange, key, start, start + _ROUND - 1)):
-            yield from (one.decode() for one in page)
-            start += len(page)
+        told = [text for name, value in wanted.items() if value is not None for text in (name, value)]
+        last: str | bytes = after or ""
+        while True:
+            found, last = part.run("owned", owner, last, *told)
+            yield from wire.ids([found])
+            if not last:
+                return
 
     def was_owned(self, owner: str, job_id: str) -> bool:
         """Whether such a job came, however long ago."""
