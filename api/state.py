@@ -44,6 +44,9 @@ class Door(Protocol):
     def admit(self, ask: Ask, who: Principal, headers: Headers) -> Job:
         """Refuse it, or say what must be done."""
 
+    def refuse_if_gone(self, model: str) -> None:
+        """Refuse what was read for a model that nobody serves any more."""
+
     def close(self) -> None:
         """Leave no child."""
 

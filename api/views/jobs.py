@@ -64,7 +64,9 @@ def cancel(job_id: str) -> Response:
 @takes("seed")
 def replay(job_id: str) -> Response:
     """The same input once more, as a new job; ``seed`` may be another, and is drawn where it is not said."""
+    state().refuse_if_unable()
     old = _record(job_id).job
+    state().door.refuse_if_gone(old.model)
     seed = number("seed", 0, -(2**63), 2**63 - 1) or secrets.randbits(63) or 1
     job = replace(
         old,
@@ -77,7 +79,6 @@ def replay(job_id: str) -> Response:
         parent="",
         custom_id="",
     )
-    state().refuse_if_unable()
     state().submit(job, is_heard=False)
     g.job_id = job.id
     return json_response(_told(_record(f"job_{job.id}")), 201)

@@ -64,6 +64,12 @@ class Models:
             raise NoWorkerError(f"No worker serves {model.name}.", retry_after_s=_RETRY_S)
         return known_.card
 
+    def refuse_if_gone(self, name: str) -> None:
+        """Tokens are of one model: an alias is no other. Raises ModelNotFoundError, NoWorkerError, StorageError."""
+        if name not in [one.name for one in self._settings.models]:
+            raise ModelNotFoundError(f"The model {name} is not served any more.", param="model")
+        self.card(name)
+
     def _read(self, name: str, before: _Known | None, now: float) -> _Known:
         card = self._ledger.cards([name]).get(name)
         if any(worker.model == name for worker in self._ledger.workers()):
@@ -128,6 +134,10 @@ class Door:
         room = Room(card.context, card.vocabulary, self._ledger.partition(who.owner), headers)
         job = ask.job(who, card.base_model, prompts, room)
         return replace(job, constraint=constraint, tools=plan if plan and plan.tools else None)
+
+    def refuse_if_gone(self, model: str) -> None:
+        """For a job that was read before. Raises ModelNotFoundError, NoWorkerError, StorageError."""
+        self._models.refuse_if_gone(model)
 
     def close(self) -> None:
         """Leave no child."""

@@ -83,6 +83,9 @@ class OpenDoor:
             created=int(time.time()),
         )
 
+    def refuse_if_gone(self, _model: str) -> None:
+        """None is."""
+
     def close(self) -> None:
         """Nothing to leave."""
 

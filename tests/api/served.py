@@ -35,6 +35,9 @@ class CountingDoor:
             on_disconnect=ask.on_disconnect or "cancel",
         )
 
+    def refuse_if_gone(self, _model: str) -> None:
+        """None is."""
+
     def close(self) -> None:
         """Nothing to leave."""
 

@@ -10,7 +10,7 @@ import pytest
 
 from common.errors import InternalError
 from common.identity import Principal
-from common.jobs import Delta, Done, Failed, Job, Usage, new_id
+from common.jobs import Delta, Done, Failed, Job, Usage
 from common.ledger.ledger import Ledger
 from common.settings import Limits
 from tests.api.conftest import FrontEnd, Serve
@@ -160,6 +160,18 @@ def test_jobs_are_listed_page_by_page_and_by_what_they_are(front: FrontEnd, hand
         assert call(front, f"/jobs?{wrong}").json()["error"]["param"] == wrong.split("=")[0]
 
 
+def test_the_longest_page_says_whether_there_are_more(front: FrontEnd, ledger: Ledger) -> None:
+    owner = Principal().owner
+    ledger.submit_each([a_job(owner=owner, share=owner) for _ in range(100)], Limits())
+    all_ = call(front, "/jobs?limit=100&model=m").json()
+    ledger.submit_each([a_job(owner=owner, share=owner)], Limits())
+    most = call(front, "/jobs?limit=100&model=m").json()
+    rest = call(front, f"/jobs?limit=100&model=m&after={most['last_id']}").json()
+
+    assert (all_["has_more"], most["has_more"], rest["has_more"]) == (False, True, False)
+    assert len({one["id"] for one in most["data"] + rest["data"]}) == 101
+
+
 def test_a_job_is_cancelled_waiting_or_running_and_stays_as_it_ended(front: FrontEnd, hand: Hand) -> None:
     waiting = submit(front)
     assert call(front, f"/jobs/{waiting}/cancel", "POST").json()["status"] == "cancelled"
@@ -170,31 +182,6 @@ def test_a_job_is_cancelled_waiting_or_running_and_stays_as_it_ended(front: Fron
     done = ask(front, hand)
     hand.end(done)
     assert call(front, f"/jobs/job_{done.id}/cancel", "POST").json()["status"] == "done"
-
-
-def test_a_job_runs_again_as_another(front: FrontEnd, hand: Hand) -> None:
-    old = ask(front, hand, seed=5)
-    hand.end(old, "a")
-
-    again = [call(front, f"/jobs/job_{old.id}/replay{query}", "POST") for query in ("", "?seed=5")]
-    jobs = [hand.claim() for _ in again]
-
-    assert [answer.status_code for answer in again] == [201, 201]
-    assert [f"job_{job.id}" for job in jobs] == [answer.json()["id"] for answer in again]
-    assert all(job.prompts == old.prompts and job.id != old.id for job in jobs)
-    assert (jobs[0].seed != 5, jobs[1].seed) == (True, 5)
-
-
-def test_a_row_of_a_batch_that_runs_again_is_none(front: FrontEnd, hand: Hand, ledger: Ledger) -> None:
-    owner = Principal().owner
-    row = a_job(owner=owner, share=owner, cls="batch", parent=new_id(), custom_id="1")
-    ledger.submit(row, Limits())
-    hand.end(hand.claim(), "a")
-
-    call(front, f"/jobs/job_{row.id}/replay", "POST")
-    job = hand.claim()
-
-    assert (job.cls, job.parent, job.custom_id, job.prompts) == ("normal", "", "", row.prompts)
 
 
 @pytest.mark.parametrize("path", ["", "/events", "/cancel", "/replay"])
