@@ -56,6 +56,7 @@ class Hub:
         self._ledger = ledger
         self._lock = threading.Lock()
         self._listeners: dict[str, tuple[Listener, ...]] = {}  # by job id; tuples are replaced, never changed
+        self._count = 0
         self._stopping = threading.Event()
         self._clock = threading.Thread(target=self._tick, name="hub-clock", daemon=True)
         self._lines = tuple(
@@ -85,11 +86,14 @@ class Hub:
         """Hand it all rings of its job, from now on."""
         with self._lock:
             self._listeners[listener.job.id] = (*self._listeners.get(listener.job.id, ()), listener)
+            self._count += 1
 
     def remove(self, listener: Listener) -> bool:
         """No more of them; True when it was the job's last listener here."""
         with self._lock:
-            left = tuple(other for other in self._listeners.pop(listener.job.id, ()) if other is not listener)
+            there = self._listeners.pop(listener.job.id, ())
+            left = tuple(other for other in there if other is not listener)
+            self._count -= len(there) - len(left)
             if left:
                 self._listeners[listener.job.id] = left
             return not left
@@ -104,8 +108,8 @@ class Hub:
             return [listener for listeners in self._listeners.values() for listener in listeners]
 
     def count(self) -> int:
-        """How many jobs are listened for."""
-        return len(self._listeners)
+        """How many there are: several may listen for one job."""
+        return self._count
 
     def dispatch(self, ring: Ring) -> None:
         """Hand new items to whoever waits for them."""

@@ -293,6 +293,19 @@ def test_more_streams_than_allowed_are_503_with_retry_after(serve: Serve, ledger
     assert int(refused.value.response.headers["retry-after"]) >= 1
 
 
+def test_streams_of_one_job_are_as_many_as_of_several(serve: Serve, ledger: Ledger) -> None:
+    hand, key = Hand(ledger), {"Idempotency-Key": "order-7"}
+    with serve(limits__streams="2") as front, front.client() as client:
+        first = client.completions.create(model="m", prompt="x", stream=True, extra_headers=key)
+        follower = httpx2.stream("GET", f"{front.base}/v1/jobs/{first.response.headers['x-job-id']}/events")
+        with follower, pytest.raises(openai.InternalServerError) as refused:
+            client.completions.create(model="m", prompt="x", stream=True, extra_headers=key)
+        hand.end(hand.claim(), "a")
+
+        assert refused.value.status_code == 503
+        assert "".join(piece.choices[0].text for piece in first) == "a"
+
+
 def test_there_are_never_more_streams_than_descriptors(serve: Serve, ledger: Ledger) -> None:
     hand = Hand(ledger)
     with serve(first="ulimit -n 240") as front, front.client() as client:
