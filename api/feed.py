@@ -66,7 +66,7 @@ class Feed:
         self._put = self._taken = 0  # items, each counted by one side only
         self._is_stale = submit is None  # the log knows more than the buffer
         self._claim: str | None = None if after else ""  # whose items were handed on last; None: we were not told
-        self._is_draining = False
+        self.is_draining = False  # the client is sent away
         self._push: Push | None = None  # where its reader wants what comes, while it waits
 
     def open(self) -> None:
@@ -133,7 +133,7 @@ class Feed:
 
     def drain(self) -> None:
         """This process is about to end."""
-        self._is_draining = True
+        self.is_draining = True
         self.wake()
 
     # the reader's side -----------------------------------------------------------------------------------------------
@@ -145,7 +145,7 @@ class Feed:
         """
         if self.is_gone:
             raise HangUp
-        if self._is_draining:
+        if self.is_draining:
             raise DrainingError("This server is going down; ask again.", retry_after_s=1)
         entries = self._look(timeout_s) if self._is_stale else self._listen(timeout_s, push)
         if entries and not isinstance(entries[-1].event, Delta):

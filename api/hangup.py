@@ -7,6 +7,7 @@ import contextlib
 import select
 import threading
 import time
+from collections import Counter
 from typing import Any
 
 from gevent import monkey
@@ -59,12 +60,15 @@ class Sweeper:
                 self._drop(self._filenos[feed])
 
     def lost(self, feed: Feed) -> None:
-        """The client has gone; its job is cancelled after its grace, if it is one of those and nobody else reads it."""
+        """The client has gone; its job is cancelled after its grace, if it is one of those and nobody else reads it.
+
+        Whom a drain sends away is to come back: the job waits for that as long as any without a reader.
+        """
         if feed.orphan and not feed.is_gone:
             with contextlib.suppress(StorageError):  # then the same request is another job
                 self._ledger.orphan(feed.job, feed.orphan)
         feed.hang_up()
-        if feed.job.on_disconnect == "cancel" and not feed.is_over:
+        if feed.job.on_disconnect == "cancel" and not (feed.is_over or feed.is_draining):
             with self._lock:
                 self._due.setdefault(feed, time.monotonic() + feed.job.grace_s)
 
@@ -89,11 +93,14 @@ class Sweeper:
         now = time.monotonic()
         with self._lock:
             due = [feed for feed, at in self._due.items() if at <= now]
+            left = Counter(feed.job.id for feed in self._due)
         for feed in due:
+            is_read = left[feed.job.id] > 1 or self._hub.has_others(feed)  # who left after it has a grace of its own
             try:
-                if not feed.is_over and not self._hub.has_others(feed):
-                    self._ledger.cancel(feed.job.owner, feed.job.id, self._hub.front_end, feed.asker)
+                if not feed.is_over:
+                    self._ledger.leave(feed.job, self._hub.front_end, feed.asker, is_read=is_read)
             except StorageError:
                 return  # the next sweep tries again
+            left[feed.job.id] -= 1
             with self._lock:
                 del self._due[feed]

@@ -151,14 +151,17 @@ class Ledger:
         part = self._of(job.id)
         part.ask(lambda: part.redis.set(keys.orphan(part.tag, name), job.id, ex=_ORPHAN_S))
 
-    def cancel(self, owner: str, job_id: str, unless_watched_beside: str = "", asker: str = "") -> State | None:
-        """CANCEL: a waiting job ends at once, a running one with its worker's next EMIT or beat. The state after it.
-
-        ``unless_watched_beside``: a front end; if others watch the job, nothing happens. ``asker``: the job that a
-        request would have been; if an equal request came after it, nothing happens.
-        """
-        state: bytes | None = self._of(job_id).run("cancel", owner, job_id, unless_watched_beside, asker)
+    def cancel(self, owner: str, job_id: str) -> State | None:
+        """CANCEL: a waiting job ends at once, a running one with its worker's next EMIT or beat. The state after it."""
+        state: bytes | None = self._of(job_id).run("cancel", owner, job_id)
         return None if state is None else wire.state(state)
+
+    def leave(self, job: Job, front_end: str, asker: str = "", *, is_read: bool = False) -> None:
+        """CANCEL after a hang-up here: not while the job is read, here (``is_read``) or at another front end.
+
+        ``asker``: the job that the request would have been; where an equal one came after it, that one's end decides.
+        """
+        self._of(job.id).run("cancel", job.owner, job.id, front_end, int(is_read), asker)
 
     def place(self, owner: str, job_id: str) -> Place | None:
         """Where it waits; None once it runs."""

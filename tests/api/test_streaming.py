@@ -310,7 +310,6 @@ def test_a_drain_ends_idle_connections_at_once_and_streams_with_an_error(serve: 
 
         assert drained.value.code == "server_draining"
         assert front.process.wait(6) == 0
-        assert hand.end(job, "b").fenced == ()  # the job itself was not cancelled
 
 
 def test_a_drain_tells_who_waits_for_a_whole_answer(serve: Serve, hand: Hand) -> None:

@@ -317,6 +317,23 @@ def test_a_silent_front_end_is_forgotten_with_all_it_watched(ledger: Ledger) -> 
     assert texts(ledger, job) == ["failed"]
 
 
+def test_a_job_was_left_when_its_front_end_fell_silent_not_when_that_was_noticed(ledger: Ledger, raw: Any) -> None:
+    job, shared = a_job(), a_job()
+    for one in (job, shared):
+        ledger.submit(one, LIMITS, "f1")
+    ledger.watch(OWNER, shared.id, "f2")
+    ledger.unwatch(shared.id, "f2")  # later than the other's last beat
+    raw.zincrby("{q00}:fes", -31, "f1")
+    ledger.clear_front_end(next(beat for beat in ledger.front_end_beats() if beat.who == "f1"))
+
+    ledger.sweep()
+    before = [texts(ledger, one) for one in (job, shared)]
+    ledger.sweep(unwatched_s=0.0)
+
+    assert before == [["failed"], []]
+    assert texts(ledger, shared) == ["failed"]
+
+
 def test_a_front_end_that_beat_meanwhile_is_not_forgotten(ledger: Ledger, raw: Any) -> None:
     raw.zadd("{q00}:fes", {"f1": 1.5})
     (beat,) = ledger.front_end_beats()

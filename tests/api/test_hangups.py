@@ -1,0 +1,144 @@
+"""Who has gone, whom we sent away, and what becomes of their jobs."""
+
+import json
+import socket
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import httpx2
+import openai
+import pytest
+
+from api.feed import Feed
+from api.hangup import Sweeper
+from api.hub import Hub
+from common.jobs import Job, Reply
+from common.ledger.ledger import Ledger
+from tests.api.conftest import FrontEnd, Serve, serving
+from tests.api.hand import Hand
+from tests.api.test_streaming import ASK, BODY, cancelled, next_job, post, within
+from tests.builders import a_job
+from tests.waiting import never, until
+
+KEY = {"Idempotency-Key": "order-7"}
+STREAMED = Reply("chat", stream=True)
+
+
+@pytest.fixture
+def hand(ledger: Ledger) -> Hand:
+    return Hand(ledger)
+
+
+@pytest.fixture
+def sweeper(ledger: Ledger, hub: Hub) -> Iterator[Sweeper]:
+    sweeper = Sweeper(ledger, hub)
+    sweeper.start()
+    yield sweeper
+    sweeper.close()
+
+
+# who was last ---------------------------------------------------------------------------------------------------------
+def asker_of(ledger: Ledger, job: Job) -> bytes | None:
+    """The last of the equal requests that is still there; empty once it has gone."""
+    found: bytes | None = ledger.partitions[0].redis.hget(f"{{q00}}:j:{job.id}", "asker")
+    return found
+
+
+@pytest.mark.parametrize("is_elsewhere", [False, True])
+def test_whoever_of_two_equal_requests_goes_last_frees_the_place(
+    front: FrontEnd, redis_url: str, tmp_path: Path, hand: Hand, *, is_elsewhere: bool
+) -> None:
+    with serving(redis_url, tmp_path / "second") as second:
+        one = httpx2.stream("POST", f"{front.base}/v1/chat/completions", json=BODY, headers=KEY)
+        with one as first:
+            job = next_job(hand)
+            base = second.base if is_elsewhere else front.base
+            with httpx2.stream("POST", f"{base}/v1/chat/completions", json=BODY, headers=KEY) as joined:
+                assert joined.headers["x-job-id"] == first.headers["x-job-id"] == f"job_{job.id}"
+            within(5, lambda: asker_of(hand.ledger, job) == b"")
+            assert not cancelled(hand, job.id)
+
+        within(5, lambda: cancelled(hand, job.id))
+
+
+def test_who_leaves_after_another_has_a_grace_of_its_own(
+    ledger: Ledger, hub: Hub, sweeper: Sweeper, opened: Callable[[Job], Feed]
+) -> None:
+    first = opened(a_job(reply=STREAMED, grace_s=60.0))
+    second = Feed(hub, ledger, replace(first.job, grace_s=0.0))
+    second.asker = "b" * 34
+    second.open()
+    ledger.partitions[0].redis.hset(f"{{q00}}:j:{first.job.id}", "asker", second.asker)
+
+    sweeper.lost(first)
+    sweeper.lost(second)
+    until(lambda: asker_of(ledger, first.job) == b"")
+
+    watched = ledger.read(first.job.owner, first.job.id)
+    assert watched is not None
+    assert watched.state == "queued"
+    second.close()
+
+
+# whom a drain sends away ----------------------------------------------------------------------------------------------
+def test_a_drain_cancels_no_stream(serve: Serve, hand: Hand) -> None:
+    with serve(drain_s="0.2") as front, closing(post(front, BODY)) as asking:
+        job = next_job(hand)
+        with half_asked(front):  # which keeps the process for longer than a grace
+            front.process.terminate()
+            told = b""
+            while b"server_draining" not in told:
+                told += asking.recv(65536)
+            assert never(lambda: cancelled(hand, job.id), for_s=1.5)
+            assert front.process.poll() is None
+    assert hand.text(job, "a").cancelled == ()
+
+
+def test_a_drain_cancels_no_whole_answer(serve: Serve, hand: Hand, ledger: Ledger) -> None:
+    with serve(drain_s="0.2") as front, front.client() as client, ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(client.chat.completions.create, model="m", messages=ASK)
+        job = next_job(hand)
+        with half_asked(front):
+            front.process.terminate()
+            assert isinstance(answer.exception(10), openai.InternalServerError)
+            assert never(lambda: cancelled(hand, job.id), for_s=1.5)
+            assert front.process.poll() is None
+    ledger.sweep()
+    assert hand.text(job, "a").cancelled == ()
+    ledger.sweep(unwatched_s=0.0)  # nobody came back for it
+    assert hand.text(job, "b").cancelled == (job.id,)
+
+
+def test_an_sdk_that_a_drain_sent_away_finds_its_answer_elsewhere(front: FrontEnd, serve: Serve, hand: Hand) -> None:
+    body, kind = json.dumps(BODY | {"stream": False}), {"Content-Type": "application/json"}
+
+    def ask(base: str, count: int) -> httpx2.Response:
+        headers = kind | {"x-stainless-retry-count": str(count)}
+        return httpx2.post(f"{base}/v1/chat/completions", content=body, headers=headers, timeout=20)
+
+    with serve(drain_s="0.2") as going, ThreadPoolExecutor(1) as pool:
+        sent_away = pool.submit(ask, going.base, 0)
+        job = next_job(hand)
+        going.process.terminate()
+        refused = sent_away.result(10)
+        again = pool.submit(ask, front.base, 1)
+        within(5, lambda: asker_of(hand.ledger, job))
+        hand.end(job, "kept")
+        answer = again.result(10)
+
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "server_draining")
+    assert answer.headers["x-job-id"] == f"job_{job.id}"
+    assert answer.json()["choices"][0]["message"]["content"] == "kept"
+
+
+@contextmanager
+def half_asked(front: FrontEnd) -> Iterator[None]:
+    """Somebody whose body is still to come."""
+    with socket.create_connection(("127.0.0.1", front.port), timeout=10) as connection:
+        head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+        connection.sendall(head + b"Content-Length: 100\r\nExpect: 100-continue\r\n\r\n")
+        assert connection.recv(4096).startswith(b"HTTP/1.1 100")  # it is being read
+        yield
