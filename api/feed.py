@@ -18,7 +18,7 @@ from api.hub import Hub
 from common.errors import DrainingError, StorageError
 from common.jobs import Delta, Entry, Job, decode_event
 from common.ledger.ledger import Ledger
-from common.ledger.replies import Place, Ring, Watched
+from common.ledger.replies import KnownJobError, Place, Ring, Watched
 
 Push = Callable[[Sequence[Entry]], bool]
 MOST_BUFFERED = 256  # items: a client that reads more slowly is served from the log
@@ -204,11 +204,20 @@ class Feed:
                 return self._resubmit(self._submit)
         except StorageError:
             return self._pause(timeout_s)
+        except KnownJobError:  # its key stands for another job now, under another id than we told
+            raise StorageError("The storage lost this answer in mid-way; ask again.", retry_after_s=1) from None
         if watched is None:
             raise StorageError("The storage lost this answer in mid-way; ask again.", retry_after_s=1)
         is_ours = self._claim in {None, watched.claim} or watched.claim_seq >= self.seen
         if watched.seq < self.seen or not is_ours:
             return self._heal(watched, timeout_s, is_ours=is_ours)
+        return self._new(watched, timeout_s)
+
+    def _new(self, watched: Watched, timeout_s: float) -> Sequence[Entry]:
+        if watched.seq == self.seen and watched.state not in {"queued", "running"}:
+            self.seen -= 1  # its client knows the end already: it is told again, for it is what ends a stream
+            self._is_stale = True
+            return ()
         self.seen += len(watched.entries)
         self._claim = watched.claim
         if watched.seq > self.seen:

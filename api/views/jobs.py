@@ -115,9 +115,13 @@ def _record(public: str) -> Record:
 
 
 def _after(record: Record) -> int:
-    """How much the client has seen; the end is always told again."""
-    name = "after" if "after" in request.args else "Last-Event-ID"
-    told = request.args.get("after") or request.headers.get("Last-Event-ID") or "0"
+    """How much the client has seen; the end is always told again.
+
+    A browser that takes up a stream sends the header, with the same query as at first.
+    """
+    heard = request.headers.get("Last-Event-ID")
+    name = "Last-Event-ID" if heard else "after"
+    told = heard or request.args.get("after") or "0"
     if not _EVENT.fullmatch(told):
         raise InvalidRequestError(f"{name}: the number of an event.", param=name)
     has_ended = record.state not in _OPEN

@@ -15,8 +15,11 @@ import pytest
 from api.feed import Feed
 from api.hangup import Sweeper
 from api.hub import Hub
+from common.errors import StorageError
 from common.jobs import Job, Reply
 from common.ledger.ledger import Ledger
+from common.ledger.replies import Once, Place
+from common.settings import Limits
 from tests.api.conftest import FrontEnd, Serve, serving
 from tests.api.hand import Hand
 from tests.api.test_streaming import ASK, BODY, cancelled, next_job, post, within
@@ -142,3 +145,47 @@ def half_asked(front: FrontEnd) -> Iterator[None]:
         connection.sendall(head + b"Content-Length: 100\r\nExpect: 100-continue\r\n\r\n")
         assert connection.recv(4096).startswith(b"HTTP/1.1 100")  # it is being read
         yield
+
+
+# feeds whose job is not what it was -----------------------------------------------------------------------------------
+def test_a_reader_that_counted_with_the_end_is_told_it_again(
+    ledger: Ledger, hub: Hub, opened: Callable[[Job], Feed]
+) -> None:
+    hand = Hand(ledger)
+    job = opened(a_job(reply=STREAMED)).job
+    late = Feed(hub, ledger, job, after=3)
+    late.is_shown = True
+    late.open()
+    hand.claim()
+    hand.text(job, "a")
+    assert not late.read(0.05)  # it is ahead of the log
+    hand.end(job)
+
+    said: list[int] = []
+    with ThreadPoolExecutor(1) as pool:
+
+        def read() -> None:
+            while not late.is_over:
+                said.extend(entry.seq for entry in late.read(20))
+
+        pool.submit(read).result(10)
+
+    assert said == [3]
+    late.close()
+
+
+def test_an_answer_whose_key_stands_for_another_job_now_is_to_be_asked_for_again(ledger: Ledger, hub: Hub) -> None:
+    once = Once("a" * 32, "b" * 64)
+
+    def submit(job: Job) -> Place:
+        return ledger.submit(job, Limits(), hub.front_end, once)
+
+    feed = Feed(hub, ledger, a_job(), submit=submit)
+    feed.open()
+    ledger.partitions[0].redis.flushall()
+    submit(a_job())
+    feed.renew()
+
+    with pytest.raises(StorageError):
+        feed.read(1)
+    feed.close()

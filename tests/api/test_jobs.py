@@ -61,6 +61,20 @@ def test_a_stream_goes_on_behind_any_of_its_events(front: FrontEnd, hand: Hand) 
         assert by_header.headers["x-job-id"] == f"job_{job.id}"
 
 
+def test_a_browser_that_takes_a_stream_up_again_is_heard_before_its_address(front: FrontEnd, hand: Hand) -> None:
+    job = ask(front, hand)
+    hand.end(job, "a", "b", "c")
+    path = f"/jobs/job_{job.id}/events?after=1"
+
+    first = call(front, path, headers={"Last-Event-ID": ""})
+    again = call(front, path, headers={"Last-Event-ID": "3"})
+    wrong = call(front, path, headers={"Last-Event-ID": "x"})
+
+    assert [block.split("\n")[0] for block in blocks(first.text)[:2]] == ["id: 2", "id: 3"]
+    assert blocks(again.text) == blocks(first.text)[2:]
+    assert wrong.json()["error"]["param"] == "Last-Event-ID"
+
+
 def test_a_stream_that_runs_is_followed_and_cut_and_followed_again(front: FrontEnd, hand: Hand) -> None:
     job = ask(front, hand)
     hand.text(job, "a", "b")
@@ -100,6 +114,19 @@ def test_a_cancel_on_hang_up_stays_undone_while_somebody_else_reads(
     del lines
     follower.__exit__(None, None, None)
     within(5, lambda: hand.text(job, ".").cancelled)
+
+
+def test_a_stream_asked_for_behind_what_becomes_its_end_ends(front: FrontEnd, hand: Hand) -> None:
+    job = ask(front, hand)
+    hand.text(job, "a")
+    with httpx2.stream("GET", f"{front.base}/v1/jobs/job_{job.id}/events?after=3", timeout=20) as answer:
+        lines = answer.iter_lines()
+        assert next(lines).startswith(":")
+        hand.end(job)
+
+        rest = [line for line in lines if line and not line.startswith(":")]
+
+    assert rest[-1] == "data: [DONE]"
 
 
 def test_what_failed_says_so_again(front: FrontEnd, hand: Hand) -> None:
