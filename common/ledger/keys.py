@@ -39,7 +39,7 @@ p wt:<owner>:<id>        hash   of these, what was tried: how often
 p wn                     zset   '<owner>:<id>' of endpoints with such -> when it is their turn
 p wc                     hash   what became of deliveries: how often
 p f:<file>               hash   a file: owner, name, purpose, size, created, expires (first partition only)
-p fd:<file>              string it was deleted, and comes not back
+p fd:<file>              string whose it was; it was deleted, and comes not back
 p fo:<owner>             zset   its files -> when they came
 p fx                     zset   files that expire -> when
 p lease:<name>           string who does the periodic work (first partition only)

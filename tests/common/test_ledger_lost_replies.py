@@ -1,11 +1,14 @@
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from common.errors import StorageError
+from common.files import Files
 from common.jobs import CLASSES
 from common.ledger.ledger import Ledger
+from common.settings import Settings
 from ops.embedded import free_port
 from tests.builders import OWNER, a_job
 from tests.common.ledger_audit import LIMITS, Hand, texts
@@ -124,6 +127,24 @@ def test_counters_of_a_beat_whose_reply_was_lost_are_added_once(ledger: Ledger, 
     far.ledger.beat(far.info(), {"steps": 3})
 
     assert ledger.counters("m") == {"steps": 3.0}
+
+
+def test_a_file_whose_deletion_was_not_heard_of_is_deleted_with_its_bytes(
+    settings: Settings, far: Hand, line: Line
+) -> None:
+    files, kept = Files(settings, far.ledger.partitions[0]), []
+    for _ in range(2):
+        with files.draft() as draft:
+            draft.write(b"x")
+            kept.append(draft.keep(OWNER, "in", "batch").id)
+    files.delete(OWNER, kept[0])  # the script is known to Redis
+    line.losses = 1
+
+    told = files.delete(OWNER, kept[1])
+
+    assert (told, line.losses) == (True, 0)
+    assert not Path(files.place(kept[1])).exists()
+    assert not files.delete(OWNER, kept[1])
 
 
 def test_a_restarted_redis_learns_the_scripts_again(ledger: Ledger, hand: Hand, raw: Any) -> None:
