@@ -3,7 +3,7 @@
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import Any, Literal, cast, get_args
@@ -131,13 +131,21 @@ class Batches:
         found: list[bytes] = part.ask(lambda: part.redis.lrange(keys.ended(part.tag, batch.id), 0, most - 1))
         return [one.decode() for one in found]
 
-    def collected(self, batch: Batch, segments: Sequence[str], rows: tuple[int, int], tokens: Sequence[int]) -> bool:
+    def collected(
+        self,
+        batch: Batch,
+        segments: Sequence[str],
+        rows: tuple[int, int],
+        tokens: Sequence[int],
+        untold: Iterable[str] = (),
+    ) -> bool:
         """So many more rows are completed and failed, and their lines lie in these output and error segments.
 
-        With the tokens of the completed ones: input, cached, output. False: somebody was quicker.
+        With the tokens of the completed ones: input, cached, output. ``untold``: those among them that are not fed yet
+        as far as the batch knows; they are submitted again, and must be found. False: somebody was quicker.
         """
-        run = partial(self._of(batch.id).run, "collect_batch", batch.id, batch.taken, sum(rows))
-        return bool(run(*segments, *rows, *tokens))
+        run = partial(self._of(batch.id).run, "collect_batch", batch.id, batch.taken, batch.row, sum(rows))
+        return bool(run(*segments, *rows, *tokens, *untold))
 
     def segments(self, batch: Batch, kind: FileKind) -> list[str]:
         """Where its written lines lie, in order."""

@@ -9,12 +9,13 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from http import HTTPStatus
 from itertools import islice
 from typing import Any, BinaryIO
 
 from common import telemetry
-from common.errors import ApiError, InternalError, InvalidRequestError, StorageError, UnavailableError
+from common.errors import ApiError, InternalError, InvalidRequestError, NotFoundError, StorageError, UnavailableError
 from common.files import File, Files
 from common.jobs import Delta, Done, Event, Failed, Job, Usage
 from common.ledger.batches import FILES, Batch, Batches, BatchState, FileKind
@@ -29,7 +30,7 @@ from worker.chores.rows import Door, Place, Row, Rows, Some, row_id, told_line
 _LEASE_S = 15.0
 _SLICE_S = 1.0  # of one batch, before the next one's turn
 _FED, _TAKEN = 64, 500  # rows in one step
-_AT_ONCE = 16  # rows in one round trip: the storage has others to answer
+_AT_ONCE = 16  # rows in one round trip, and then written down: the storage has others to answer
 _ROOM = 0.75  # of the memory that requests may fill: people who come meanwhile find the rest
 _PARTS, _PART_S = 100, 5.0  # ended rows are written once they are a hundredth of all that are, or after so long
 _WHOLE_LOG = 10**6
@@ -62,14 +63,26 @@ class Driver:
         """One round over all that are open and that nobody else drives; True where more rows could be fed at once."""
         self._has_more = False
         for part in self._ledger.partitions:
-            for batch_id in self._batches.open(part.number):
-                if self._ledger.lease(f"batch:{batch_id}", self._holder, _LEASE_S):
-                    self._drive(batch_id)
+            try:
+                for batch_id in self._batches.open(part.number):
+                    if self._ledger.lease(f"batch:{batch_id}", self._holder, _LEASE_S):
+                        self._try(batch_id)
+            except StorageError:
+                log.warning("a partition does not answer", partition=part.number)
         return self._has_more
 
     def close(self) -> None:
         """Leave no child."""
         self._rows.close()
+
+    def _try(self, batch_id: str) -> None:
+        """Whatever is wrong with one, the next one has its turn."""
+        try:
+            self._drive(batch_id)
+        except UnavailableError as error:
+            log.warning("a batch has to wait", batch=batch_id, why=error.message)
+        except Exception:  # nobody else's batch hangs on it
+            log.exception("a batch does not go on", batch=batch_id)
 
     def _drive(self, batch_id: str) -> None:
         batch = self._batches.get(None, batch_id)
@@ -123,7 +136,10 @@ class Driver:
 
     @contextmanager
     def _places(self, batch: Batch) -> Iterator[Iterator[Place]]:
-        """The lines that say something, from the next one that is to be submitted."""
+        """The lines that say something, from the next one that is to be submitted. Raises NotFoundError: for good."""
+        if self._files.get(batch.owner, batch.input_file) is None:  # where only its bytes are away, they may come back
+            message = "input_file_id: the file was deleted, or has expired."
+            raise NotFoundError(message, param="input_file_id", code="file_not_found")
         with self._files.opened(batch.input_file) as file:
             file.seek(batch.offset)
             yield _places(file, batch)
@@ -133,21 +149,31 @@ class Driver:
         """Rows in, answers out, for a while."""
         now = self._clock()
         is_late = now >= batch.expires
-        if is_late or batch.is_dry or Schedule.of(batch.metadata).opens_at(now) <= now:
-            try:
-                self._feed(batch, is_late=is_late)
-            except UnavailableError as error:
-                log.warning("rows have to wait", batch=batch.id, why=error.message)
+        may_begin = is_late or batch.is_dry or Schedule.of(batch.metadata).opens_at(now) <= now
+        gone = self._feed_or_wait(batch, is_late=is_late) if may_begin else None
         batch = self._again(batch)
         if is_late:
             self._cancel(batch)
         self._collect(batch)
         batch = self._again(batch)
-        if batch.state == "in_progress" and batch.taken >= batch.total:
-            if is_late:
-                self._end(batch, "expired")
-            else:
-                self._batches.move(batch, "finalizing")
+        if batch.state != "in_progress":
+            return
+        if gone is not None and self._is_all_written(batch):
+            self._end(batch, "failed", errors=json.dumps([_told(gone, None)]))
+        elif batch.taken >= batch.total and is_late:
+            self._end(batch, "expired")
+        elif batch.taken >= batch.total:
+            self._batches.move(batch, "finalizing")
+
+    def _feed_or_wait(self, batch: Batch, *, is_late: bool) -> NotFoundError | None:
+        """As many rows as can be taken; why there will never be more."""
+        try:
+            self._feed(batch, is_late=is_late)
+        except UnavailableError as error:
+            log.warning("rows have to wait", batch=batch.id, why=error.message)
+        except NotFoundError as error:
+            return error
+        return None
 
     def _again(self, batch: Batch) -> Batch:
         """As it stands by now."""
@@ -165,9 +191,9 @@ class Driver:
             try:
                 while some.places:
                     ahead = self._read(batch, within if time.monotonic() < until else (), is_late=is_late)
-                    if not self._feed_some(batch, some):
+                    if (fed := self._feed_some(batch, some)) is None:
                         return
-                    batch, some = self._again(batch), ahead
+                    batch, some = fed, ahead
             finally:
                 some.drop()
                 ahead.drop()
@@ -185,11 +211,14 @@ class Driver:
         ended = batch.taken + len(self._batches.ended(batch, _TAKEN))
         return min(batch.total, ended + slots + _FED)
 
-    def _feed_some(self, batch: Batch, some: Some) -> bool:
-        """These rows; False: somebody else was quicker. Raises UnavailableError."""
-        lines, asked = list[str](), {model: list(sums) for model, sums in batch.asked.items()}
+    def _feed_some(self, batch: Batch, some: Some) -> Batch | None:
+        """The batch behind these rows; None: somebody else was quicker. Raises UnavailableError.
+
+        Each round trip is written down by itself: where a later row has to wait, nothing is submitted untold.
+        """
         each = iter(some)
         while rows := list(islice(each, _AT_ONCE)):
+            lines, asked = list[str](), {model: list(sums) for model, sums in batch.asked.items()}
             for row, job in zip(rows, self._submitted(batch, rows), strict=True):
                 if isinstance(job, Job):
                     of_model = asked.setdefault(job.model, [0, 0, 0])
@@ -197,13 +226,16 @@ class Driver:
                     asked[job.model] = [so_far + more for so_far, more in sums]
                 if (line := self._line_at_once(batch, row, job)) is not None:
                     lines.append(line)
-        last = some.places[-1]
-        return self._batches.fed(batch, last.row + 1, last.behind, asked, lines)
+            last = rows[-1].place
+            if not self._batches.fed(batch, last.row + 1, last.behind, asked, lines):
+                return None
+            batch = replace(batch, row=last.row + 1, offset=last.behind, asked=asked)
+        return batch
 
     def _submitted(self, batch: Batch, rows: Sequence[Row]) -> Iterator[Job | ApiError]:
         """Their jobs, or why they cannot wait. Raises UnavailableError."""
         jobs = [row.job for row in rows if isinstance(row.job, Job)]
-        if self._ledger.memory_fraction() > _ROOM * self._settings.limits.memory_fraction:
+        if jobs and self._ledger.memory_fraction() > _ROOM * self._settings.limits.memory_fraction:
             raise StorageError("The storage has no room for more rows yet.")
         refusals = iter(len(jobs) * [None] if batch.is_dry else self._ledger.submit_each(jobs, self._settings.limits))
         return (row.job if isinstance(row.job, ApiError) else next(refusals) or row.job for row in rows)
@@ -232,7 +264,8 @@ class Driver:
         ]
         used = [usage for _, usage in answers if usage is not None]
         tokens = [sum(getattr(usage, name) for usage in used) for name in _USED]
-        if self._batches.collected(batch, segments, (len(outputs), len(errors)), tokens):
+        untold = set(_next_ids(batch)).intersection(ended)
+        if self._batches.collected(batch, segments, (len(outputs), len(errors)), tokens, untold):
             self._show(batch)
 
     def _are_enough(self, batch: Batch, count: int) -> bool:
@@ -270,36 +303,44 @@ class Driver:
 
     # ends ----------------------------------------------------------------------------------------------------------
     def _wind_up(self, batch: Batch, end: BatchState) -> None:
-        """Cancel what was fed and has not ended; write what has; then it is over."""
-        if self._is_half_fed(batch):
-            with self._places(batch) as places:
-                self._feed_some(batch, self._read(batch, places, is_late=False))
-            batch = self._again(batch)
+        """Cancel what was fed and has not ended; write what has; then it is over. Needs no worker, room or file."""
         self._cancel(batch)
         self._collect(batch, at_once=True)
         batch = self._again(batch)
-        if batch.taken >= batch.row:
+        if self._is_all_written(batch):
             self._end(batch, end)
 
-    def _is_half_fed(self, batch: Batch) -> bool:
-        """Whether rows were submitted of which no step tells: whoever did it has died, or the cancel was quicker."""
-        rows = range(batch.row, min(batch.total, batch.row + _FED))
-        return any(self._ledger.job(batch.owner, row_id(batch, row)) is not None for row in rows)
+    def _half_fed(self, batch: Batch) -> list[str]:
+        """Jobs of which no step tells: whoever submitted them has died, or the cancel was quicker."""
+        return [name for name in _next_ids(batch) if self._ledger.job(batch.owner, name) is not None]
+
+    def _is_all_written(self, batch: Batch) -> bool:
+        """Whether each row that was begun has its line."""
+        return batch.taken >= batch.row + len(self._half_fed(batch))
 
     def _cancel(self, batch: Batch) -> None:
         """What was fed, from where we were the last time, for a while."""
+        if batch.is_dry:
+            return
         row, until = self._stopped.get(batch.id, 0), time.monotonic() + _SLICE_S
-        while row < batch.row and time.monotonic() < until and not batch.is_dry:
+        while row < batch.row and time.monotonic() < until:
             self._ledger.cancel(batch.owner, row_id(batch, row))
             row += 1
         self._stopped[batch.id] = row
+        for name in self._half_fed(batch):
+            self._ledger.cancel(batch.owner, name)
 
-    def _end(self, batch: Batch, end: BatchState) -> None:
+    def _end(self, batch: Batch, end: BatchState, **told: str) -> None:
         self._stopped.pop(batch.id, None)
         self._written.pop(batch.id, None)
         self._show(batch)
-        self._batches.move(batch, end)
+        self._batches.move(batch, end, **told)
         log.info("batch ended", batch=batch.id, state=end, completed=batch.completed, failed=batch.failed)
+
+
+def _next_ids(batch: Batch) -> list[str]:
+    """Of rows that may have been submitted although no step tells."""
+    return [row_id(batch, row) for row in range(batch.row, min(batch.total, batch.row + _FED))]
 
 
 def _places(file: BinaryIO, batch: Batch) -> Iterator[Place]:
