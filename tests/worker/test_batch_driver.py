@@ -1,46 +1,33 @@
 """What drives a batch: interrupted anywhere, it answers each line once."""
 
-import json
 import time
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
-from itertools import islice
 from typing import Any
 
 import pytest
 
-from common.errors import InvalidRequestError, NoWorkerError, RateLimitError
+from common.errors import RateLimitError
 from common.files import Files
-from common.identity import Principal
 from common.jobs import Job, new_id
-from common.ledger.batches import Batch, Batches
+from common.ledger.batches import Batches
 from common.ledger.ledger import Ledger
 from common.protocol.completions import CompletionRequest
 from common.protocol.generation import Read, Room
 from common.settings import Settings
 from tests.api.hand import Hand
-from tests.builders import a_job
-from worker.chores.batches import Driver
-
-OWNER = Principal().owner
-ROWS = 100
-
-
-class OpenDoor:
-    """Lets everything in but what says "no"."""
-
-    is_closed = False
-
-    def admit(self, ask: Any, who: Any, _headers: Any) -> Any:
-        if self.is_closed:
-            raise NoWorkerError("No worker serves m.")
-        if "no" in ask.prompt:
-            raise InvalidRequestError("prompt: no.", param="prompt")
-        return a_job(owner=who.owner, share=who.share(None))
-
-    def close(self) -> None:
-        """Nothing to leave."""
+from tests.worker.driving import (
+    OWNER,
+    ROWS,
+    OpenDoor,
+    a_driver,
+    begun,
+    die_in_mid_step,
+    lines,
+    told,
+    until,
+    work,
+)
 
 
 class ReadingDoor(OpenDoor):
@@ -48,86 +35,6 @@ class ReadingDoor(OpenDoor):
 
     def admit(self, ask: CompletionRequest, who: Any, headers: Any) -> Job:
         return ask.job(who, ask.model, [Read((1, 2, 3))], Room(100, 256, 0, headers))
-
-
-@pytest.fixture
-def files(settings: Settings, ledger: Ledger) -> Files:
-    return Files(settings, ledger.partitions[0])
-
-
-@pytest.fixture
-def batches(ledger: Ledger) -> Batches:
-    return Batches(ledger)
-
-
-DRIVERS: list[Driver] = []  # of the test that runs
-
-
-@pytest.fixture(autouse=True)
-def _drivers() -> Iterator[None]:
-    yield
-    while DRIVERS:
-        DRIVERS.pop().close()
-
-
-def a_driver(settings: Settings, ledger: Ledger, door: Any = None, holder: str = "one", **more: Any) -> Driver:
-    DRIVERS.append(Driver(settings, ledger, holder, door if door is not None else OpenDoor(), **more))
-    return DRIVERS[-1]
-
-
-def begun(
-    files: Files,
-    batches: Batches,
-    rows: int = ROWS,
-    prompts: dict[int, str] | None = None,
-    more: dict[str, Any] | None = None,
-    **metadata: str,
-) -> str:
-    """A batch whose file has so many rows."""
-    with files.draft() as draft:
-        for at in range(rows):
-            body = {"model": "m", "prompt": (prompts or {}).get(at, "x")} | (more or {})
-            line = {"custom_id": str(at), "method": "POST", "url": "/v1/completions", "body": body}
-            draft.write(json.dumps(line).encode() + b"\n")
-        file = draft.keep(OWNER, "in", "batch")
-    now = int(time.time())
-    batch = Batch(new_id(), OWNER, file.id, "/v1/completions", "24h", now, now + 3600, metadata=metadata)
-    batches.put(batch, 9)
-    return batch.id
-
-
-def told(batches: Batches, batch_id: str) -> Batch:
-    batch = batches.get(OWNER, batch_id)
-    assert batch is not None
-    return batch
-
-
-def lines(files: Files, batch: Batch) -> Counter[str]:
-    """How often each row is told of."""
-    found: Counter[str] = Counter()
-    for kind in ("output", "error"):
-        file = files.get(OWNER, batch.file(kind))
-        if file is not None:
-            raw = b"".join(files.read(file))
-            assert len(raw) == file.size
-            found.update(json.loads(line)["custom_id"] for line in raw.splitlines())
-    return found
-
-
-def work(ledger: Ledger, count: int = ROWS) -> None:
-    """Answer so many of those that wait."""
-    hand = Hand(ledger)
-    for _ in range(min(count, ledger.waiting("m")["batch"])):
-        hand.end(hand.claim(), "hello")
-
-
-def until(driver: Driver, batches: Batches, batch_id: str, *states: str) -> Batch:
-    for _ in range(50):
-        if told(batches, batch_id).state in states:
-            break
-        driver()
-    assert told(batches, batch_id).state in states
-    return told(batches, batch_id)
 
 
 def test_rows_wait_where_they_would_take_the_room_of_people(
@@ -204,7 +111,7 @@ def test_rows_that_were_submitted_by_one_who_died_are_not_submitted_again(
     batch_id = begun(files, batches, prompts={3: "no"})
     driver = a_driver(settings, ledger)
     until(driver, batches, batch_id, "in_progress")
-    _die_in_mid_step(driver, ledger, told(batches, batch_id))
+    die_in_mid_step(driver, ledger, told(batches, batch_id))
     work(ledger, 5)
 
     driver()
@@ -220,7 +127,7 @@ def test_a_cancel_waits_for_rows_of_which_no_step_tells(
     batch_id = begun(files, batches)
     driver = a_driver(settings, ledger)
     until(driver, batches, batch_id, "in_progress")
-    _die_in_mid_step(driver, ledger, told(batches, batch_id))
+    die_in_mid_step(driver, ledger, told(batches, batch_id))
     hand = Hand(ledger)
     running = hand.claim()
     assert batches.move(told(batches, batch_id), "cancelling")
@@ -241,7 +148,7 @@ def test_what_was_not_begun_in_time_says_so(settings: Settings, ledger: Ledger, 
     batch_id = begun(files, batches)
     driver = a_driver(settings, ledger)
     until(driver, batches, batch_id, "in_progress")
-    _die_in_mid_step(driver, ledger, told(batches, batch_id))
+    die_in_mid_step(driver, ledger, told(batches, batch_id))
     work(ledger, 2)
     ledger.partitions[0].redis.hset(f"{{q00}}:bat:{batch_id}", "expires", 1)
 
@@ -402,11 +309,3 @@ def test_a_file_with_answers_has_few_parts_however_slowly_they_come(
 
     assert lines(files, batch) == Counter(map(str, range(600)))
     assert len(batches.segments(batch, "output")) < 80
-
-
-def _die_in_mid_step(driver: Driver, ledger: Ledger, batch: Batch) -> None:
-    """Twenty rows are submitted, and nobody writes that down."""
-    with driver._places(batch) as places:
-        for row in driver._rows.read(batch, list(islice(places, 20))):
-            if isinstance(row.job, Job):
-                ledger.submit(row.job, driver._settings.limits)

@@ -8,8 +8,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from common.errors import NoWorkerError
 from common.files import Files
 from common.jobs import new_id
@@ -17,14 +15,13 @@ from common.ledger.batches import Batches
 from common.ledger.ledger import Ledger
 from common.settings import Settings
 from ops.embedded import free_port
-from tests.worker.test_batch_driver import (
-    DRIVERS,
+from tests.worker.driving import (
     OWNER,
     ROWS,
     OpenDoor,
-    _die_in_mid_step,
     a_driver,
     begun,
+    die_in_mid_step,
     lines,
     told,
     until,
@@ -43,23 +40,6 @@ class NarrowDoor(OpenDoor):
         if "away" in ask.prompt and self.is_away:
             raise NoWorkerError("No worker serves it.")
         return super().admit(ask, who, headers)
-
-
-@pytest.fixture
-def files(settings: Settings, ledger: Ledger) -> Files:
-    return Files(settings, ledger.partitions[0])
-
-
-@pytest.fixture
-def batches(ledger: Ledger) -> Batches:
-    return Batches(ledger)
-
-
-@pytest.fixture(autouse=True)
-def _drivers() -> Iterator[None]:
-    yield
-    while DRIVERS:
-        DRIVERS.pop().close()
 
 
 def an_hour_later(ledger: Ledger) -> None:
@@ -111,7 +91,7 @@ def test_rows_that_were_answered_before_any_step_told_of_them_are_not_answered_a
     batch_id, door = begun(files, batches), OpenDoor()
     driver = a_driver(settings, ledger, door)
     until(driver, batches, batch_id, "in_progress")
-    _die_in_mid_step(driver, ledger, told(batches, batch_id))
+    die_in_mid_step(driver, ledger, told(batches, batch_id))
     work(ledger)
     door.is_closed = True
     driver()
@@ -219,7 +199,7 @@ def test_rows_of_which_no_step_tells_are_waited_for_where_the_file_goes(
     batch_id = begun(files, batches)
     driver = a_driver(settings, ledger)
     until(driver, batches, batch_id, "in_progress")
-    _die_in_mid_step(driver, ledger, told(batches, batch_id))
+    die_in_mid_step(driver, ledger, told(batches, batch_id))
     assert files.delete(OWNER, told(batches, batch_id).input_file)
     driver()
     runs = told(batches, batch_id).state
@@ -237,7 +217,7 @@ def test_a_batch_that_is_late_and_whose_file_is_gone_gives_its_place_back(
     batch_id = begun(files, batches)
     driver = a_driver(settings, ledger)
     until(driver, batches, batch_id, "in_progress")
-    _die_in_mid_step(driver, ledger, told(batches, batch_id))
+    die_in_mid_step(driver, ledger, told(batches, batch_id))
     assert files.delete(OWNER, told(batches, batch_id).input_file)
     expire(ledger, batch_id)
 
@@ -266,7 +246,7 @@ def test_a_cancel_needs_no_worker_no_room_and_no_file(
     batch_id, door = begun(files, batches), OpenDoor()
     driver = a_driver(settings, ledger, door)
     until(driver, batches, batch_id, "in_progress")
-    _die_in_mid_step(driver, ledger, told(batches, batch_id))
+    die_in_mid_step(driver, ledger, told(batches, batch_id))
     work(ledger, 5)
     assert batches.move(told(batches, batch_id), "cancelling")
     door.is_closed = True
