@@ -89,6 +89,8 @@ def _matching(after: str | None) -> Iterator[Record]:
     status, model = told.get("status"), told.get("model")
     if status is not None and status not in get_args(State):
         raise InvalidRequestError(f"status: one of {', '.join(get_args(State))}.", param="status")
+    known = state().settings.model(model) if model else None  # perhaps by another of its names
+    model = known.name if known else model
     share = g.who.share(told["user"]) if "user" in told else None
     for job_id in state().ledger.owned(g.who.owner, after, state=status, model=model, share=share):
         record = state().ledger.record(g.who.owner, job_id)

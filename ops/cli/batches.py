@@ -198,10 +198,10 @@ def _watched(service: Service, batch_id: str) -> dict[str, Any]:
         TimeElapsedColumn(),
     )
     said, speed = -_LINE_S, Speed()
+    batch: dict[str, Any] = service.get(f"/batches/{batch_id}")
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task("validating", total=None)
         while True:
-            batch: dict[str, Any] = service.get(f"/batches/{batch_id}")
             counts = batch["request_counts"]
             done, left = counts["completed"] + counts["failed"], speed.told(counts)
             failed = f"{counts['failed']} failed" if counts["failed"] else ""
@@ -214,6 +214,7 @@ def _watched(service: Service, batch_id: str) -> dict[str, Any]:
             if has_ended:
                 return batch
             time.sleep(_LOOK_S)  # a batch tells nobody of its steps
+            batch = service.awaited(f"/batches/{batch_id}")
 
 
 class Speed:

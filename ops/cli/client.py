@@ -48,6 +48,18 @@ class Service:
         with self._refusals():
             return self._read(self._http.get(path, params=told))
 
+    def awaited(self, path: str) -> Any:
+        """The same for whoever looks again and again: one who is away for a while is waited for."""
+        until, pause_s = time.monotonic() + self._patience_s, self._pause_s
+        while True:
+            try:
+                return self.get(path)
+            except Refusal as refusal:
+                if refusal.status not in {UNREACHABLE, REFUSED} or time.monotonic() >= until:
+                    raise
+            time.sleep(pause_s)  # nothing says when the next one is up
+            pause_s = min(2 * pause_s, _LONGEST_S)
+
     def post(self, path: str, **query: Any) -> Any:
         """The same for what changes something. Raises Refusal."""
         told = {name: value for name, value in query.items() if value is not None}

@@ -183,6 +183,7 @@ def test_jobs_are_listed_page_by_page_and_by_what_they_are(front: FrontEnd, hand
     assert {one["id"] for one in call(front, "/jobs?status=done").json()["data"]} == {ids[0]}
     assert len(call(front, "/jobs?status=queued&user=ann").json()["data"]) == 2
     assert call(front, "/jobs?model=org/other").json()["data"] == []
+    assert call(front, "/jobs?model=0").json() == call(front, "/jobs?model=m").json()  # by another name
     for wrong in ("limit=0", "limit=x", "status=lost"):
         assert call(front, f"/jobs?{wrong}").json()["error"]["param"] == wrong.split("=")[0]
 

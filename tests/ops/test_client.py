@@ -189,3 +189,13 @@ def test_a_front_end_that_is_started_again_is_waited_for(
 
     assert "".join(one["choices"][0]["delta"].get("content", "") for _, one in seen) == "abc"
     assert [number for number, _ in seen][:4] == [0, 1, 2, 3]
+
+
+def test_who_looks_again_and_again_waits_for_one_who_is_away(at: Open) -> None:
+    ok = b'HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\n{"n": 1}'
+    with peer(refusal("503 Service Unavailable"), reset, b"", ok, refusal("404 Not Found")) as it:
+        service = at(it.port)
+        assert service.awaited("/batches/b") == {"n": 1}
+        with pytest.raises(Refusal):
+            service.awaited("/batches/b")
+        assert len(it.asked) == 5
