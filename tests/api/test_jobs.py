@@ -229,13 +229,18 @@ def test_what_is_not_there_and_what_is_anothers_look_alike(serve: Serve, hand: H
     assert {(answer.status_code, answer.text) for answer in answers} == {(404, answers[0].text)}
 
 
-def test_a_job_that_is_kept_no_more_is_gone(front: FrontEnd, hand: Hand, ledger: Ledger) -> None:
+@pytest.mark.parametrize(
+    ("path", "method"), [("/events", "GET"), ("", "GET"), ("/cancel", "POST"), ("/replay", "POST")]
+)
+def test_a_job_that_is_kept_no_more_is_gone(
+    front: FrontEnd, hand: Hand, ledger: Ledger, path: str, method: str
+) -> None:
     job = ask(front, hand)
     hand.end(job)
     part = ledger.partitions[0]
     part.redis.delete(f"{part.tag}:j:{job.id}", f"{part.tag}:t:{job.id}")
 
-    answer = call(front, f"/jobs/job_{job.id}/events")
+    answer = call(front, f"/jobs/job_{job.id}{path}", method)
 
     assert (answer.status_code, answer.json()["error"]["code"]) == (410, "expired")
     assert call(front, "/jobs").json()["data"] == []
