@@ -10,6 +10,7 @@ from api.openapi import tells
 from api.state import State, state
 from common.errors import StorageError
 
+_HEARD_S = 0.5  # a line that was cut is heard again sooner
 bp = Blueprint("health", __name__)
 
 
@@ -50,6 +51,8 @@ def _reasons(parts: State) -> list[str]:
         return ["this server is going down"]
     try:
         parts.ledger.ping()
+        for part in parts.ledger.partitions:
+            parts.hub.wait_heard(part.number, _HEARD_S)
         living = {worker.model for worker in parts.ledger.workers() if worker.state == "ready"}
         served = parts.ledger.cards(sorted(living))  # a Redis that forgot everything hears of beats first
     except StorageError:

@@ -25,10 +25,10 @@ _PLAIN = ("lease", "beat_front_end", "workers", *_OF_FILES, *_OF_WEBHOOKS)
 _AWAY = (
     redis.ConnectionError,
     redis.TimeoutError,
-    redis.ReadOnlyError,
     redis.exceptions.NoScriptError,  # it died after it was told the script, and is back without it
 )
 _NOT_READY = re.compile("(^|-)(OOM|LOADING|BUSY|MISCONF|MASTERDOWN|NOREPLICAS) ")  # Redis 6.2 quotes a script's error
+_DEMOTED = "-READONLY "  # so quoted
 T = TypeVar("T")
 
 
@@ -89,11 +89,13 @@ class Partition:
         """Any call to this Redis. Raises StorageError."""
         try:
             answer = call()
-        except _AWAY as error:
-            self.is_away = True
-            raise StorageError("The storage does not answer; try again later.", retry_after_s=2) from error
-        except redis.ResponseError as error:
-            self.is_away = False
+        except redis.RedisError as error:
+            is_demoted = isinstance(error, redis.ReadOnlyError) or _DEMOTED in str(error)
+            if is_demoted:  # it would say so for ever, and its name leads to another by now
+                self.redis.connection_pool.disconnect(inuse_connections=False)
+            self.is_away = is_demoted or isinstance(error, _AWAY)
+            if self.is_away:
+                raise StorageError("The storage does not answer; try again later.", retry_after_s=2) from error
             if isinstance(error, redis.OutOfMemoryError) or _NOT_READY.search(str(error)):
                 raise StorageError("The storage is full or not ready; try again later.", retry_after_s=5) from error
             raise
@@ -104,7 +106,7 @@ class Partition:
         """A client of its own for pub/sub: silence is normal there, pings find out whether the line is cut."""
         return redis.Redis.from_url(
             self._url,
-            socket_timeout=None,
+            socket_timeout=_TIMEOUT_S,  # of the handshake: whoever listens says how long
             health_check_interval=_HEALTH_S,
             retry=Retry(ExponentialBackoff(cap=0.1, base=0.02), 0),
             **self._line,

@@ -17,6 +17,7 @@ from common.settings import Settings
 from ops.embedded import Embedded, Server
 from tests.api.conftest import FrontEnd, serving
 from tests.api.hand import Hand
+from tests.api.test_answers import card
 from tests.api.test_jobs import blocks
 from tests.api.test_streaming import ASK, next_job
 from tests.waiting import until
@@ -116,6 +117,27 @@ def test_nothing_is_accepted_while_redis_is_nearly_full_and_what_was_is_read(own
 
     assert blocks(heard) == blocks(at_last)
     assert blocks(heard)[-1] == "data: [DONE]"
+
+
+def test_a_front_end_that_cannot_hear_is_not_ready(own: Own, front: FrontEnd) -> None:
+    hands = [Hand(own.ledger, name, name) for name in ("m", "org/other")]
+    for hand in hands:
+        own.ledger.put_card(card(hand.name), b"")
+
+    def status() -> int:
+        for hand in hands:
+            hand.beat()
+        return httpx2.get(f"{front.base}/ready", timeout=20).status_code
+
+    before = status()
+    with redis.Redis.from_url(own.server.url) as client:
+        client.execute_command("ACL", "SETUSER", "default", "-subscribe")
+        client.client_kill_filter(_type="pubsub")
+        until(lambda: status() == 503)
+        client.execute_command("ACL", "SETUSER", "default", "+subscribe")
+    until(lambda: status() == 200)
+
+    assert before == 200
 
 
 def _is_refused(sdk: openai.OpenAI) -> bool:

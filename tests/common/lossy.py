@@ -1,4 +1,4 @@
-"""A line to Redis on which replies get lost: the call arrives, its answer does not."""
+"""A line to Redis on which replies get lost: the call arrives, its answer does not. It may lead elsewhere one day."""
 
 import socket
 import socketserver
@@ -11,21 +11,25 @@ from urllib.parse import urlsplit, urlunsplit
 
 @dataclass
 class Line:
-    """Where it is, and how many more replies to scripts it will lose."""
+    """Where it is, where new connections lead, and how many more replies to scripts it will lose."""
 
     url: str
+    upstream: tuple[str, int]
     losses: int = 0
+
+    def lead_to(self, url: str) -> None:
+        """What is connected stays."""
+        self.upstream = _address(url)
 
 
 @contextmanager
 def lossy(url: str) -> Iterator[Line]:
     """A way to the Redis at ``url``."""
     parts = urlsplit(url)
-    upstream = (parts.hostname or "", parts.port or 0)
 
     class Handler(socketserver.BaseRequestHandler):
         def handle(self) -> None:
-            with socket.create_connection(upstream) as redis:
+            with socket.create_connection(line.upstream) as redis:
                 answers = threading.Thread(target=self._answer, args=(redis,))
                 answers.start()
                 self._is_script = False
@@ -48,7 +52,7 @@ def lossy(url: str) -> Iterator[Line]:
 
     with Server(("127.0.0.1", 0), Handler) as server:
         address = f"{parts.netloc.rpartition('@')[0]}@127.0.0.1:{server.server_address[1]}"
-        line = Line(urlunsplit(parts._replace(netloc=address.removeprefix("@"))))
+        line = Line(urlunsplit(parts._replace(netloc=address.removeprefix("@"))), _address(url))
         serving = threading.Thread(target=server.serve_forever, args=(0.01,))
         serving.start()
         try:
@@ -56,6 +60,11 @@ def lossy(url: str) -> Iterator[Line]:
         finally:
             server.shutdown()
             serving.join()
+
+
+def _address(url: str) -> tuple[str, int]:
+    parts = urlsplit(url)
+    return parts.hostname or "", parts.port or 0
 
 
 def _read(connection: socket.socket) -> bytes:

@@ -1,3 +1,4 @@
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any
@@ -249,6 +250,15 @@ def test_a_line_whose_pings_stay_unanswered_is_an_error(raw: Any, listen: Listen
 
     with pytest.raises(redis.TimeoutError):
         listen_often(bell, 0.01)
+
+
+def test_a_redis_that_hangs_is_not_waited_for_at_its_door() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # the kernel takes what is sent
+        far = Ledger((f"redis://:secret@127.0.0.1:{silent.getsockname()[1]}/0",))
+        (bell,) = far.bells("f1")
+
+        with closing(far), closing(bell), pytest.raises(redis.TimeoutError):
+            bell.subscribe()
 
 
 def listen_often(bell: Bell, timeout_s: float) -> None:
