@@ -74,9 +74,12 @@ class Sweeper:
 
     def _run(self) -> None:
         while not self._stopping.wait(_SWEEP_S):
-            for feed in self._hung_up():
-                self.lost(feed)
-            self._cancel_due()
+            try:
+                for feed in self._hung_up():
+                    self.lost(feed)
+                self._cancel_due()
+            except Exception:  # the next round may not fail, and nobody else sees who hangs up
+                log.exception("this round failed")
 
     def _hung_up(self) -> list[Feed]:
         with self._lock:

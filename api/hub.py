@@ -7,7 +7,7 @@ Only stdlib threading primitives: the same code runs on greenlets and on threads
 import secrets
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -19,6 +19,7 @@ from common.ledger.ledger import Ledger
 from common.ledger.replies import Ring
 
 _TICK_S = 0.1
+_SILENT_S = 15.0  # without a beat: the sweep forgets a front end after twice that
 log = telemetry.logger("hub")
 
 
@@ -50,10 +51,11 @@ def partition_of(job: Job) -> int:
 class Hub:
     """All streams of this process, and the lines on which their items come in."""
 
-    def __init__(self, ledger: Ledger) -> None:
-        """Lines are opened by ``start``."""
+    def __init__(self, ledger: Ledger, clock: Callable[[], float] = time.monotonic) -> None:
+        """Lines are opened by ``start``. ``clock``: of the beats."""
         self.front_end = secrets.token_hex(8)
-        self._ledger = ledger
+        self._ledger, self._now = ledger, clock
+        self._beat_at = clock()
         self._lock = threading.Lock()
         self._listeners: dict[str, tuple[Listener, ...]] = {}  # by job id; tuples are replaced, never changed
         self._count = 0
@@ -123,11 +125,19 @@ class Hub:
                 listener.renew()
 
     def beat(self) -> None:
-        """Say that this front end lives; when Redis is away nobody judges beats."""
+        """Say that this front end lives; when Redis is away nobody judges beats.
+
+        One that was silent for long, as after a sleep, may have been forgotten: all its streams watch again.
+        """
         try:
             self._ledger.beat_front_end(self.front_end)
         except StorageError:
             log.debug("beat not sent")
+            return
+        last, self._beat_at = self._beat_at, self._now()
+        if self._beat_at - last > _SILENT_S:
+            for listener in self.listeners():
+                listener.renew()
 
     def _tick(self) -> None:
         """One clock for all streams: a quiet one is woken when its time is up."""

@@ -15,6 +15,7 @@ from api.auth import Gate
 from api.feed import Feed
 from api.hangup import Sweeper
 from api.hub import Hub, partition_of
+from common import telemetry
 from common.broker import Tickets
 from common.door.fetch import Fetcher
 from common.errors import DrainingError, StorageError, UnavailableError
@@ -36,6 +37,7 @@ _PULSE_S = 1.0
 _BUSY_RETRY_S = 2
 Ask = ChatRequest | CompletionRequest
 T = TypeVar("T")
+log = telemetry.logger("pulse")
 
 
 class Door(Protocol):
@@ -71,12 +73,14 @@ class Pulse:
 
     def _run(self) -> None:
         while True:
-            self._hub.beat()
             try:
+                self._hub.beat()
                 self.memory_fraction = self._ledger.memory_fraction()
                 self.waiting = max(max(self._ledger.waiting(model).values()) for model in self._models)
             except StorageError:
                 self.memory_fraction = 0.0  # unknown; a write will say
+            except Exception:  # the next round may not fail, and a silent front end is forgotten
+                log.exception("this round failed")
             if self._stopping.wait(_PULSE_S):
                 return
 
