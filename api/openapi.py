@@ -41,17 +41,15 @@ _REQUEST_ID = {
     "description": "The request's name in our logs: the one that it came with, or a new one.",
     "schema": {"type": "string"},
 }
-_DEADLINE = {
-    "name": "x-deadline-ms",
-    "in": "header",
-    "description": "Refuse with 429 what cannot start before.",
-    "schema": {"type": "number", "exclusiveMinimum": 0},
-}
-_KEY = {
-    "name": "Idempotency-Key",
-    "in": "header",
-    "description": "Equal requests with one key are one job.",
-    "schema": {"type": "string", "maxLength": 255},
+_TAKEN = {
+    "x-deadline-ms": {
+        "description": "Refuse with 429 what cannot start before.",
+        "schema": {"type": "number", "exclusiveMinimum": 0},
+    },
+    "Idempotency-Key": {
+        "description": "Equal requests with one key make one thing, within a day.",
+        "schema": {"type": "string", "maxLength": 255},
+    },
 }
 _KEYS = {
     "bearer": {"type": "http", "scheme": "bearer"},
@@ -76,7 +74,8 @@ def takes(*queries: str, headers: Sequence[str] = ()) -> Callable[[V], V]:
     told = [(name, "query") for name in queries] + [(name, "header") for name in headers]
 
     def mark(view: V) -> V:
-        view.takes = [{"name": name, "in": place, "schema": {"type": "string"}} for name, place in told]  # type: ignore[attr-defined]  # read by ``document``
+        text = {"schema": {"type": "string"}}
+        view.takes = [{"name": name, "in": place} | _TAKEN.get(name, text) for name, place in told]  # type: ignore[attr-defined]  # read by ``document``
         return view
 
     return mark
@@ -165,7 +164,6 @@ def _operation(rule: Rule, view: Callable[..., Any]) -> dict[str, Any]:
     if kind is not None:
         body = {"application/json": {"schema": {"$ref": REFS + kind.__name__}}}
         told["requestBody"] = {"required": True, "content": body}
-        told["parameters"] += [_DEADLINE, _KEY]
     if form := getattr(view, "form", None):
         told["requestBody"] = {"required": True, "content": {"multipart/form-data": {"schema": form}}}
     told["parameters"] += getattr(view, "takes", [])

@@ -4,6 +4,7 @@ A file is there once Redis says so, and that is said when all its bytes are. Its
 the client's; what was cut off in the middle was never there, and is swept away.
 """
 
+import hashlib
 import io
 import os
 import secrets
@@ -21,8 +22,9 @@ from fsspec.implementations.local import LocalFileOpener
 
 from common import telemetry
 from common.errors import BodyTooLargeError, InvalidRequestError, StorageError
-from common.ledger import keys
+from common.ledger import keys, wire
 from common.ledger.partition import Partition
+from common.ledger.replies import NEVER_AGAIN, Once
 from common.settings import Settings
 
 PREFIX = "file-"
@@ -111,13 +113,18 @@ class Files:
         self._remove_all(file)
         return True
 
-    def put(self, file: File, most: int | None = None) -> None:
-        """Say that it is there. Raises InvalidRequestError and StorageError."""
+    def put(self, file: File, most: int | None = None, once: Once = NEVER_AGAIN) -> str:
+        """Say that it is there, unless an equal request made one; the id of what stands.
+
+        Raises InvalidRequestError, ConflictError and StorageError.
+        """
         told = [text for pair in file.told().items() for text in pair]
         head = (file.id, file.owner, self._limits.files if most is None else most, file.expires or "", file.size)
-        if not self._part.run("put_file", *head, *told):
+        stands = wire.standing(self._part.run("put_file", *head, once.key, once.digest, *told))
+        if stands is None:
             message = f"You have {self._limits.files} files here; delete some."
             raise InvalidRequestError(message, param="file", code="too_many_files")
+        return stands
 
     def place(self, file_id: str) -> str:
         """Where its bytes lie: by an id of ours."""
@@ -183,6 +190,7 @@ class Draft:
     def __init__(self, files: Files, most: int) -> None:
         self.id = f"{PREFIX}{secrets.token_hex(16)}00"
         self.size = 0
+        self._seen = hashlib.sha256()
         self._files, self._most = files, most
         self._is_kept = False
 
@@ -201,13 +209,17 @@ class Draft:
         self.size += len(piece)
         if self.size > self._most:
             raise BodyTooLargeError(f"A file may have {self._most} bytes.")
+        self._seen.update(piece)
         try:
             self._out.write(piece)
         except OSError as error:
             raise _full(error) from error
 
-    def keep(self, owner: str, name: str, purpose: str, keep_s: int | None = None) -> File:
-        """That was all: it is a file now. Raises InvalidRequestError and StorageError."""
+    def keep(self, owner: str, name: str, purpose: str, keep_s: int | None = None, key: str = "") -> File:
+        """That was all: it is a file now; or the one that an equal upload made under this idempotency key.
+
+        Raises InvalidRequestError, ConflictError and StorageError.
+        """
         try:
             _sync(self._out)
             self._out.close()
@@ -217,11 +229,19 @@ class Draft:
         file = File(self.id, owner, name, purpose, self.size, created, None if keep_s is None else created + keep_s)
         self._is_kept = True  # also where Redis took it and could not say so
         try:
-            self._files.put(file)
+            stands = self._files.put(file, once=Once(key, self._digest(name, purpose, keep_s)))
         except InvalidRequestError:
             self._is_kept = False
             raise
-        return file
+        self._is_kept = stands == self.id
+        known = file if self._is_kept else self._files.get(owner, stands)
+        if known is None:
+            raise StorageError("The first file of this key has just been deleted; ask again.", retry_after_s=1)
+        return known
+
+    def _digest(self, *told: object) -> str:
+        """Of what was written, and what was said of it."""
+        return hashlib.sha256("\0".join((self._seen.hexdigest(), *map(str, told))).encode()).hexdigest()
 
 
 def _places(file_id: str, parts: Sequence[str]) -> list[str]:

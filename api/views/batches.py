@@ -5,10 +5,11 @@ from typing import Any
 
 from flask import Blueprint, Response, g, request
 
+from api import body
 from api.errors import json_response
 from api.openapi import reads, takes
 from api.state import state
-from api.views.asked import asked, naming_ignored
+from api.views.asked import KEY, asked, naming_ignored, once, replayed
 from api.views.pages import number, page
 from common.errors import InvalidRequestError, NotFoundError
 from common.estimates import estimate
@@ -32,31 +33,20 @@ _TIMES = {
 
 @bp.post("")
 @reads(BatchRequest)
+@takes(headers=(KEY,))
 def create() -> Response:
     """A file of requests in, one answer to each out."""
-    parts, settings = state(), state().settings
+    parts, limits = state(), state().settings.limits
     parts.refuse_if_unable()
     ask = asked(BatchRequest)
-    file = parts.files.get(g.who.owner, ask.input_file_id)
-    if file is None or file.purpose != "batch":
-        message = "input_file_id: no file of yours with the purpose batch has this id."
-        raise InvalidRequestError(message, param="input_file_id")
-    now = int(time.time())
-    _, expires = ask.spans(now)
-    batch = Batch(
-        id=new_id(parts.ledger.partition(g.who.owner)),
-        owner=g.who.owner,
-        input_file=file.id,
-        endpoint=ask.endpoint,
-        window=ask.completion_window,
-        created=now,
-        expires=int(expires),
-        weight=g.who.weight,
-        keep_s=ask.output_expires_after.seconds if ask.output_expires_after else 0,
-        metadata=ask.metadata,
-    )
-    parts.batches.put(batch, settings.limits.batches)
-    return naming_ignored(json_response(_told(batch)), ask)
+    known_by = once("batch", body.required(limits.body_s))
+    stands = parts.batches.known(g.who.owner, known_by)  # its file may have gone by now, or its window have closed
+    if stands is None:
+        batch = _new(ask)
+        stands = parts.batches.put(batch, limits.batches, known_by)
+        if stands == batch.id:
+            return naming_ignored(json_response(_told(batch)), ask)
+    return replayed(naming_ignored(json_response(_told(_batch(PREFIX + stands))), ask))
 
 
 @bp.get("")
@@ -83,6 +73,29 @@ def cancel(batch_id: str) -> Response:
             break
         batch = _batch(batch_id)
     return json_response(_told(_batch(batch_id)))
+
+
+def _new(ask: BatchRequest) -> Batch:
+    """What is asked for. Raises InvalidRequestError."""
+    parts = state()
+    file = parts.files.get(g.who.owner, ask.input_file_id)
+    if file is None or file.purpose != "batch":
+        message = "input_file_id: no file of yours with the purpose batch has this id."
+        raise InvalidRequestError(message, param="input_file_id")
+    now = int(time.time())
+    _, expires = ask.spans(now)
+    return Batch(
+        id=new_id(parts.ledger.partition(g.who.owner)),
+        owner=g.who.owner,
+        input_file=file.id,
+        endpoint=ask.endpoint,
+        window=ask.completion_window,
+        created=now,
+        expires=int(expires),
+        weight=g.who.weight,
+        keep_s=ask.output_expires_after.seconds if ask.output_expires_after else 0,
+        metadata=ask.metadata,
+    )
 
 
 def _batch(batch_id: str) -> Batch:

@@ -1,18 +1,17 @@
 """Chat and text completions: parse, submit, reply."""
 
 import math
-import re
-from hashlib import sha256
+from dataclasses import replace
 
 from flask import Blueprint, Response, g, request
 
 from api import body
 from api.errors import json_response
 from api.feed import Feed
-from api.openapi import reads
+from api.openapi import reads, takes
 from api.state import state
 from api.stream import gather
-from api.views.asked import naming_ignored
+from api.views.asked import KEY, naming_ignored, once, replayed
 from api.views.sse import looked_after, streamed
 from common import protocol, telemetry
 from common.errors import InvalidRequestError
@@ -27,11 +26,12 @@ from common.render.frames import Shape
 
 log = telemetry.logger("api")
 bp = Blueprint("chat", __name__, url_prefix="/v1")
-_KEY = re.compile(r"[!-~]{1,255}")
+_HEADERS = ("x-deadline-ms", KEY)
 
 
 @bp.post("/chat/completions")
 @reads(ChatRequest)
+@takes(headers=_HEADERS)
 def chat() -> Response:
     """A conversation in, a message out."""
     return _answer(ChatRequest, chat_shape)
@@ -39,6 +39,7 @@ def chat() -> Response:
 
 @bp.post("/completions")
 @reads(CompletionRequest)
+@takes(headers=_HEADERS)
 def complete() -> Response:
     """A text in, its continuation out."""
     return _answer(CompletionRequest, completion_shape)
@@ -49,26 +50,23 @@ def _answer(kind: type[ChatRequest | CompletionRequest], shape: Shape) -> Respon
     told = body.required(settings.limits.body_s)
     ask = protocol.parse(told, kind, limits=settings.limits, strict=settings.strict_params)
     headers = _headers()
-    once = _once(told, headers)
-    feed = looked_after(state().open_feed(ask, g.who, headers, once))
+    known_by = _once(told)
+    feed = looked_after(state().open_feed(ask, g.who, headers, known_by))
     if headers.sdk and not headers.idempotency and not feed.job.reply.stream:
-        feed.orphan = named(g.who.owner, once.digest)
+        feed.orphan = named(g.who.owner, known_by.digest)
     if ask.client_metadata:
         log.info("request accepted", job=feed.job.id, client_metadata=ask.client_metadata)
     response = streamed(feed, shape) if feed.job.reply.stream else _whole(feed, shape)
     if feed.is_replayed:
-        response.headers["idempotent-replayed"] = "true"
+        replayed(response)
     return naming_ignored(response, ask)
 
 
-def _once(told: bytes, headers: Headers) -> Once:
+def _once(told: bytes) -> Once:
     """By what this request would be known again."""
-    key, digest = request.headers.get("Idempotency-Key", ""), sha256(request.path.encode() + b"\0" + told).hexdigest()
-    if headers.idempotency and not _KEY.fullmatch(key):
-        raise InvalidRequestError("Idempotency-Key: up to 255 visible characters.", param="Idempotency-Key")
+    known_by = once("job", told)
     is_again = (request.headers.get("x-stainless-retry-count", type=int) or 0) > 0
-    orphan = named(g.who.owner, digest) if is_again and not key else ""
-    return Once(named(g.who.owner, key) if key else "", digest, orphan)
+    return replace(known_by, orphan=named(g.who.owner, known_by.digest)) if is_again and not known_by.key else known_by
 
 
 def _whole(feed: Feed, shape: Shape) -> Response:
@@ -95,5 +93,5 @@ def _headers() -> Headers:
         read_timeout_s=_positive(told.get("x-stainless-read-timeout", type=float)),
         deadline_ms=deadline_ms,
         sdk=any(name.lower().startswith("x-stainless-") for name in dict(told)),
-        idempotency="Idempotency-Key" in told,
+        idempotency=KEY in told,
     )

@@ -9,6 +9,7 @@ from api.errors import json_response
 from api.multipart import Form
 from api.openapi import takes, uploads
 from api.state import state
+from api.views.asked import KEY, key_of, replayed
 from api.views.pages import number, page
 from common.errors import InvalidRequestError, NotFoundError
 from common.files import File
@@ -31,15 +32,17 @@ _UNSAFE = re.compile(r"[^ -~]")
         "expires_after[seconds]": {"type": "integer", "minimum": _HOUR_S, "maximum": _DAYS_S, "optional": True},
     },
 )
+@takes(headers=(KEY,))
 def create() -> Response:
     """A form with ``file`` and ``purpose``; it is there when the answer says so."""
-    parts = state()
+    parts, key = state(), key_of("file")
     with parts.files.draft() as draft:
         form = Form("file", draft.write)
         form.read(parts.settings.limits.file_bytes, parts.settings.limits.body_s)
         purpose, keep_s = _asked(form)
-        file = draft.keep(g.who.owner, (form.name or "file")[:_NAME], purpose, keep_s)
-    return json_response(_told(file))
+        file = draft.keep(g.who.owner, (form.name or "file")[:_NAME], purpose, keep_s, key)
+    answer = json_response(_told(file))
+    return answer if file.id == draft.id else replayed(answer)
 
 
 @bp.get("")

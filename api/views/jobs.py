@@ -12,11 +12,12 @@ from flask import Blueprint, Response, g, request
 from api.errors import json_response
 from api.openapi import takes
 from api.state import state
+from api.views.asked import KEY, once, replayed
 from api.views.pages import number, page
 from api.views.sse import looked_after, streamed
 from common.errors import ExpiredError, InvalidRequestError, NotFoundError
 from common.jobs import Kind, Usage, new_id, strip_prefix
-from common.ledger.replies import Place, Record, State
+from common.ledger.replies import KnownJobError, Place, Record, State
 from common.render.frames import usage_body
 from common.render.shapes import SHAPES
 
@@ -24,6 +25,7 @@ bp = Blueprint("jobs", __name__, url_prefix="/v1/jobs")
 _PATHS: dict[Kind, str] = {"chat": "/v1/chat/completions", "completion": "/v1/completions"}
 _PREFIXES: dict[Kind, str] = {"chat": "chatcmpl-", "completion": "cmpl-"}
 _MOST, _USUAL = 100, 20
+_DAY_S = 24 * 3600
 _OPEN = ("queued", "running")
 _EVENT = re.compile(r"[0-9]{1,12}")
 
@@ -61,7 +63,7 @@ def cancel(job_id: str) -> Response:
 
 
 @bp.post("/<job_id>/replay")
-@takes("seed")
+@takes("seed", headers=(KEY,))
 def replay(job_id: str) -> Response:
     """The same input once more, as a new job; ``seed`` may be another, and is drawn where it is not said."""
     state().refuse_if_unable()
@@ -79,9 +81,17 @@ def replay(job_id: str) -> Response:
         parent="",
         custom_id="",
     )
-    state().submit(job, is_heard=False)
-    g.job_id = job.id
-    return json_response(_told(_record(f"job_{job.id}")), 201)
+    known_by = once("job", request.query_string)
+    if known_by.key:  # it stands for the job for a day
+        job = replace(job, keep_s=max(_DAY_S, job.keep_s), end_s=max(_DAY_S, job.end_s))
+    stands = job.id
+    try:
+        state().submit(job, known_by, is_heard=False)
+    except KnownJobError as known:
+        stands = known.job_id
+    g.job_id = stands
+    answer = json_response(_told(_record(f"job_{stands}")), 201)
+    return answer if stands == job.id else replayed(answer)
 
 
 def _matching(after: str | None) -> Iterator[Record]:

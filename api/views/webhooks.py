@@ -6,10 +6,11 @@ from typing import Any
 
 from flask import Blueprint, Response, g, request
 
+from api import body
 from api.errors import json_response
 from api.openapi import reads, takes
 from api.state import state
-from api.views.asked import asked, naming_ignored
+from api.views.asked import KEY, asked, naming_ignored, once, replayed
 from api.views.pages import number, page
 from common.errors import NotFoundError
 from common.jobs import new_id
@@ -30,17 +31,20 @@ def event_types() -> Response:
 
 @bp.post(_PATH)
 @reads(WebhookRequest)
+@takes(headers=(KEY,))
 def create() -> Response:
     """A URL that is told of ends from now on; its secret is shown this once."""
-    parts, owner = state(), g.who.owner
+    parts, limits, owner = state(), state().settings.limits, g.who.owner
     parts.refuse_if_unable()
     ask = asked(WebhookRequest)
     _check(ask.url)
     now = time.time()
     told = (ask.name, ask.url, ask.event_types, new_secret(), now, now)
     webhook = Webhook(new_id(parts.ledger.partition(owner)), owner, *told)
-    parts.webhooks.put(webhook, parts.settings.limits.webhooks)
-    return naming_ignored(json_response(_with_secret(webhook)), ask)
+    stands = parts.webhooks.put(webhook, limits.webhooks, once("webhook", body.required(limits.body_s)))
+    if stands == webhook.id:
+        return naming_ignored(json_response(_with_secret(webhook)), ask)
+    return replayed(naming_ignored(json_response(_with_secret(_webhook(PREFIX + stands))), ask))
 
 
 @bp.get(_PATH)

@@ -10,9 +10,10 @@ from typing import Any, Literal, cast, get_args
 
 from common.errors import RateLimitError
 from common.jobs import strip_prefix
-from common.ledger import keys
+from common.ledger import keys, wire
 from common.ledger.ledger import Ledger
 from common.ledger.partition import Partition
+from common.ledger.replies import NEVER_AGAIN, Once
 
 PREFIX = "batch_"
 BatchState = Literal[
@@ -84,12 +85,23 @@ class Batches:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
 
-    def put(self, batch: Batch, most: int) -> None:
-        """Keep a new one. Raises RateLimitError where too many are open."""
+    def known(self, owner: str, once: Once) -> str | None:
+        """The id of the batch that an equal request made. Raises ConflictError."""
+        part = self._ledger.partitions[self._ledger.partition(owner)]
+        return wire.standing(part.run("put_batch", "", owner, 0, once.key, once.digest)) if once.key else None
+
+    def put(self, batch: Batch, most: int, once: Once = NEVER_AGAIN) -> str:
+        """Keep a new one, unless an equal request made one; the id of what stands.
+
+        Raises RateLimitError where too many are open, and ConflictError.
+        """
         told = {one.name: getattr(batch, one.name) for one in fields(batch) if one.name not in _COUNTED}
         told |= {name: json.dumps(told[name]) for name in _JSON}
-        if not self._of(batch.id).run("put_batch", batch.id, batch.owner, most, *_flat(told)):
+        head = (batch.id, batch.owner, most, once.key, once.digest)
+        stands = wire.standing(self._of(batch.id).run("put_batch", *head, *_flat(told)))
+        if stands is None:
             raise RateLimitError(f"{most} batches of yours are open; wait until one has ended.", retry_after_s=60)
+        return stands
 
     def get(self, owner: str | None, batch_id: str) -> Batch | None:
         """None: not here, or not this owner's; without one, whoever's it is."""

@@ -24,7 +24,7 @@ p fes                    zset   front end -> last beat
 p fw:<fid>               set    the jobs it watches
 p un                     zset   'cancel' jobs without a watcher -> since when
 p o:<owner>              zset   its newest jobs -> when they came; more than are still kept
-p idem:<name>            hash   the job of an idempotency key, the digest of its request
+p idem:<name>            hash   the job, batch, file or endpoint of an idempotency key, the digest of its request
 p orphan:<name>          string the job of a request whose client went and may ask again
 p dl                     zset   open jobs -> when to look at their deadline
 p ended:<parent>         list   jobs of a parent that have ended; whoever keeps the parent takes them

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, cast
 
 from common.cards import ModelCard
-from common.errors import ApiError, ConflictError, InternalError, StorageError
+from common.errors import ApiError, InternalError, StorageError
 from common.identity import Principal
 from common.jobs import CLASSES, Class, Job
 from common.ledger import keys, wire
@@ -88,7 +88,7 @@ class Ledger:
             case b"known":
                 raise KnownJobError(rest[0].decode())
             case b"conflict":
-                raise ConflictError("This Idempotency-Key came before with another request.")
+                raise wire.conflict()
             case b"full":
                 raise wire.queue_full(*rest)
             case b"late":

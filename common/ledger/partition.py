@@ -59,7 +59,7 @@ class Partition:
             **self._line,
         )
         self.redis: Any = redis.Redis.from_pool(pool)  # its annotations mix bytes, text and awaitables
-        plain = _text("announce")
+        plain = _text("announce") + _text("once")
         ending = plain + wire.lua_items() + _text("end_job")
         texts = {name: plain + _text(name) for name in _PLAIN} | {
             name: ending + _text(name) for name in _ENDING + _READING

@@ -22,7 +22,7 @@ class Place:
 class Once:
     """By what a request is known that may come twice; all are hashes."""
 
-    key: str = ""  # of owner and idempotency key
+    key: str = ""  # of owner, kind and idempotency key
     digest: str = ""  # of path and body
     orphan: str = ""  # of owner, path and body, where it says that it comes again
 

@@ -26,13 +26,9 @@ local function join(other)
   return {'known', other}
 end
 
-if idem ~= '' then
-  local known = redis.call('HMGET', p .. 'idem:' .. idem, 'jid', 'digest')
-  if known[1] and is_good(known[1]) then
-    if known[2] ~= digest then return {'conflict'} end
-    return join(known[1])
-  end
-end
+local same = known(idem, digest, is_good)
+if same == 'conflict' then return {same} end
+if same then return join(same) end
 if orphan ~= '' then
   local name = p .. 'orphan:' .. orphan
   local other, taker = string.match(redis.call('GET', name) or '', '^(%x+)(.*)$')
@@ -59,10 +55,7 @@ redis.call('HSET', key, 'state', 'queued', 'epoch', 0, 'attempts', 0, 'fe', fid,
   'end_at', stamp(end_at), 'wait_at', stamp(wait_at), unpack(ARGV, 10))
 redis.call('ZADD', p .. 'dl', stamp(wait_at), jid)
 enqueue(jid, job, job.priority == '1')
-if idem ~= '' then
-  redis.call('HSET', p .. 'idem:' .. idem, 'jid', jid, 'digest', digest)
-  redis.call('EXPIRE', p .. 'idem:' .. idem, 86400)
-end
+keep(idem, jid, digest)
 if cls ~= 'batch' then
   local mine = p .. 'o:' .. job.owner
   redis.call('ZADD', mine, stamp(at), jid)

@@ -16,9 +16,10 @@ from pydantic import TypeAdapter
 
 from common.errors import InvalidRequestError
 from common.jobs import strip_prefix
-from common.ledger import keys
+from common.ledger import keys, wire
 from common.ledger.ledger import Ledger
 from common.ledger.partition import Partition
+from common.ledger.replies import NEVER_AGAIN, Once
 from common.reading import reader
 from common.webhooks import Ended
 
@@ -92,11 +93,17 @@ class Webhooks:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
 
-    def put(self, webhook: Webhook, most: int) -> None:
-        """Keep a new one. Raises InvalidRequestError where an owner has too many."""
-        if not self._of(webhook.owner).run("put_webhook", webhook.owner, webhook.id, most, "", webhook.encode()):
+    def put(self, webhook: Webhook, most: int, once: Once = NEVER_AGAIN) -> str:
+        """Keep a new one, unless an equal request made one; the id of what stands.
+
+        Raises InvalidRequestError where an owner has too many, and ConflictError.
+        """
+        told = (webhook.owner, webhook.id, most, "", webhook.encode(), once.key, once.digest)
+        stands = wire.standing(self._of(webhook.owner).run("put_webhook", *told))
+        if stands is None:
             message = f"You have {most} webhook endpoints here; delete some."
             raise InvalidRequestError(message, code="too_many_webhook_endpoints")
+        return stands
 
     def get(self, owner: str, webhook_id: str) -> Webhook | None:
         """None: not here, or not yours."""
@@ -113,7 +120,7 @@ class Webhooks:
         """As it is after that, whoever changes it at the same time; None as for ``get``."""
         while (raw := self._raw(owner, webhook_id)) is not None:
             new = to(Webhook.decode(raw))
-            if self._of(owner).run("put_webhook", owner, webhook_id, 0, raw, new.encode()):
+            if self._of(owner).run("put_webhook", owner, webhook_id, 0, raw, new.encode(), "", ""):
                 return new
         return None
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple
 from typing import Literal, cast
 
-from common.errors import CancelledError, ExpiredError, InternalError, RateLimitError
+from common.errors import CancelledError, ConflictError, ExpiredError, InternalError, RateLimitError
 from common.jobs import CLASSES, Class, Delta, Entry, Failed, Job, decode_event
 from common.ledger.replies import (
     BeatReply,
@@ -100,6 +100,18 @@ def pace(workers: int, waiting: int, stats: Sequence[Counts], counted: Mapping[s
 
 def _ratio(of: float, count: float) -> float | None:
     return of / count if count else None
+
+
+def conflict() -> ConflictError:
+    """The key is another request's."""
+    return ConflictError("This Idempotency-Key came before with another request.")
+
+
+def standing(reply: bytes | None) -> str | None:
+    """The id of what is there now; None: it was not put. Raises ConflictError."""
+    if reply == b"conflict":
+        raise conflict()
+    return None if reply is None else reply.decode()
 
 
 def queue_full(eta: bytes) -> RateLimitError:

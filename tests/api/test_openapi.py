@@ -228,3 +228,7 @@ def test_what_stands_behind_a_path_and_in_headers_is_told(told: Any) -> None:
     assert names("/v1/jobs", "get") == {"status", "model", "user", "limit", "after"}
     assert names("/v1/jobs/{job_id}/events", "get") == {"job_id", "after", "Last-Event-ID"}
     assert {"Idempotency-Key", "x-deadline-ms"} <= names("/v1/completions", "post")
+    makers = ("/v1/batches", "/v1/files", "/v1/webhook_endpoints")
+    assert [names(path, "post") for path in makers] == [{"Idempotency-Key"}] * 3
+    assert names("/v1/jobs/{job_id}/replay", "post") == {"job_id", "seed", "Idempotency-Key"}
+    assert names("/v1/webhook_endpoints/{webhook_id}", "post") == {"webhook_id"}

@@ -47,6 +47,16 @@ def test_a_file_comes_back_as_it_went(files: Files, server: bucket_server.Server
     assert sum(call.startswith("PUT") for call in server.calls) == 2 + 3
 
 
+def test_an_upload_that_came_before_under_its_key_leaves_nothing(files: Files, server: bucket_server.Server) -> None:
+    kept_ids = set[str]()
+    with files.draft() as first, files.draft() as second:
+        for draft in (first, second):
+            draft.write(MUCH)
+        kept_ids.update(draft.keep(OWNER, "in", "batch", key="k").id for draft in (first, second))
+
+    assert [f"bucket/some/where/{file_id}" for file_id in kept_ids] == list(server.objects)
+
+
 def test_a_file_is_read_from_any_place_without_the_rest(files: Files, server: bucket_server.Server) -> None:
     name = kept(files, b"x" * 10_000_000 + b"one\ntwo\n" + b"y" * 10_000_000)
     server.calls.clear()
