@@ -84,8 +84,8 @@ class Feed:
         """Stop listening; a job that goes on without us is told so."""
         if not self._hub.remove(self) or self.is_over:
             return
-        with contextlib.suppress(StorageError):  # the sweep notices in its time
-            self._ledger.unwatch(self.job.id, self._hub.front_end)
+        with contextlib.suppress(StorageError):  # the hub does it when the job rings again
+            self._hub.unwatch(self.job.id)
 
     # the hub's side --------------------------------------------------------------------------------------------------
     def ring(self, ring: Ring) -> None:

@@ -4,6 +4,7 @@ A thread listens to each partition. The bell is quick but may lose a ring; whoev
 Only stdlib threading primitives: the same code runs on greenlets and on threads.
 """
 
+import contextlib
 import secrets
 import threading
 import time
@@ -59,6 +60,7 @@ class Hub:
         self._lock = threading.Lock()
         self._listeners: dict[str, tuple[Listener, ...]] = {}  # by job id; tuples are replaced, never changed
         self._count = 0
+        self._unheard: set[str] = set()  # ids of jobs that rang lately, and nobody here was listening
         self._stopping = threading.Event()
         self._clock = threading.Thread(target=self._tick, name="hub-clock", daemon=True)
         self._lines = tuple(
@@ -115,8 +117,26 @@ class Hub:
 
     def dispatch(self, ring: Ring) -> None:
         """Hand new items to whoever waits for them."""
-        for listener in self._listeners.get(ring.job_id, ()):
+        listeners = self._listeners.get(ring.job_id, ())
+        for listener in listeners:
             listener.ring(ring)
+        if not (listeners or ring.ended):
+            with self._lock:
+                self._unheard.add(ring.job_id)
+
+    def unwatch(self, job_id: str) -> None:
+        """Its last listener here has gone. Raises StorageError."""
+        self._ledger.unwatch(job_id, self.front_end)
+        for listener in self._listeners.get(job_id, ()):  # its WATCH may have come first
+            listener.renew()
+
+    def leave_unheard(self) -> None:
+        """Unwatch what rings here for nobody: its request failed although it had arrived, or UNWATCH never did."""
+        with self._lock:
+            unheard, self._unheard = self._unheard - self._listeners.keys(), set()
+        with contextlib.suppress(StorageError):  # what goes on rings again
+            for job_id in unheard:
+                self.unwatch(job_id)
 
     def renew(self, partition: int) -> None:
         """A line was cut and is heard again: all its listeners read the log."""

@@ -54,7 +54,7 @@ class Door(Protocol):
 
 
 class Pulse:
-    """Once a second: say that we live, and see how full the storage is and how long the longest queue."""
+    """Once a second: say that we live, leave what nobody reads, see how full the storage is and how long the queues."""
 
     def __init__(self, hub: Hub, ledger: Ledger, models: Sequence[str]) -> None:
         self.memory_fraction, self.waiting = 0.0, 0
@@ -75,6 +75,7 @@ class Pulse:
         while True:
             try:
                 self._hub.beat()
+                self._hub.leave_unheard()
                 self.memory_fraction = self._ledger.memory_fraction()
                 self.waiting = max(max(self._ledger.waiting(model).values()) for model in self._models)
             except StorageError:

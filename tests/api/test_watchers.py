@@ -1,0 +1,176 @@
+"""Who listens for a job, as Redis knows it and as it is."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from api.feed import Feed
+from api.hub import Hub
+from common.jobs import Entry, Job
+from common.ledger.ledger import Ledger
+from common.ledger.replies import KnownJobError, Once
+from common.settings import Limits, Settings
+from ops.embedded import Embedded
+from tests.api.conftest import submitter
+from tests.api.hand import Hand
+from tests.api.test_feed import shown
+from tests.builders import a_job
+from tests.waiting import until
+
+ONCE = Once("a" * 32, "b" * 64)
+
+
+@pytest.fixture
+def hand(ledger: Ledger) -> Hand:
+    return Hand(ledger)
+
+
+def watching(ledger: Ledger, job: Job) -> list[str]:
+    """The front ends that hear of it."""
+    told: bytes = ledger.partitions[0].redis.hget(f"{{q00}}:j:{job.id}", "fe")
+    return told.decode().split(",") if told else []
+
+
+def soon(feed: Feed) -> list[Entry]:
+    """What comes long before its heartbeat."""
+    entries: list[Entry] = []
+    with ThreadPoolExecutor(1) as pool:
+
+        def read() -> None:
+            while not entries:
+                entries.extend(feed.read(20))
+
+        reading = pool.submit(read)
+        try:
+            reading.result(10)
+        except TimeoutError:
+            feed.hang_up()
+            raise
+    return entries
+
+
+def rung(hand: Hand, job: Job, opened: Callable[[Job], Feed]) -> None:
+    """It says something, and the hub has heard that: what another says after it is here."""
+    other = opened(a_job())
+    hand.claim()
+    hand.text(job, "a")
+    hand.text(other.job, "b")
+    assert shown([*other.read(5)]) == "b"
+
+
+# rings for nobody -----------------------------------------------------------------------------------------------------
+@pytest.mark.usefixtures("front")
+def test_a_job_that_was_stored_after_its_request_had_failed_is_left(ledger: Ledger, hand: Hand) -> None:
+    (front_end,) = until(ledger.front_end_beats)
+    ledger.submit(a_job(), Limits(), front_end.who)  # sent again by the kernel when its line had healed
+    job = hand.claim()
+
+    until(lambda: hand.text(job, "a") and not watching(ledger, job))
+
+    ledger.sweep(unwatched_s=0.0)
+    assert hand.text(job, "b").cancelled == (job.id,)
+
+
+def test_a_job_that_was_joined_by_a_request_that_failed_is_left(
+    ledger: Ledger, hub: Hub, hand: Hand, opened: Callable[[Job], Feed]
+) -> None:
+    ledger.submit(a_job(), Limits(), "f1", ONCE)
+    job = hand.claim()
+    with pytest.raises(KnownJobError):
+        ledger.submit(a_job(), Limits(), hub.front_end, ONCE)
+    ledger.unwatch(job.id, "f1")
+
+    rung(hand, job, opened)
+    hub.leave_unheard()
+
+    ledger.sweep(unwatched_s=0.0)
+    assert hand.text(job, "b").cancelled == (job.id,)
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[Ledger]:
+    """Of a server that the test may fill."""
+    embedded = Embedded(Settings(data_dir=tmp_path))
+    with closing(Ledger((embedded.start().url,))) as own:
+        yield own
+    embedded.stop()
+
+
+def test_a_job_whose_last_reader_left_while_redis_was_full_is_left_later(own: Ledger) -> None:
+    with closing(Hub(own)) as hub:
+        hub.start()
+        hub.wait_heard(0, 5)
+        feed, hand = Feed(hub, own, a_job(), submit=submitter(own, hub)), Hand(own)
+        feed.open()
+        job = hand.claim()
+
+        own.partitions[0].redis.config_set("maxmemory", 1)
+        feed.close()
+        own.partitions[0].redis.config_set("maxmemory", 2**30)
+        before = watching(own, job)
+        hand.text(job, "a")
+
+        def is_left() -> bool:
+            hub.leave_unheard()
+            return not watching(own, job)
+
+        until(is_left)
+        assert before == [hub.front_end]
+
+
+def test_a_job_that_rang_before_its_reader_had_come_is_kept(
+    ledger: Ledger, hub: Hub, hand: Hand, opened: Callable[[Job], Feed]
+) -> None:
+    ledger.submit(a_job(), Limits(), hub.front_end)
+    job = hand.claim()
+    rung(hand, job, opened)
+
+    with closing(Feed(hub, ledger, job)) as late:
+        late.open()
+        hub.leave_unheard()
+
+        assert watching(ledger, job) == [hub.front_end]
+
+
+# watched, and not heard of --------------------------------------------------------------------------------------------
+class Slow(Ledger):
+    """One whose UNWATCH waits for a connection, and something else comes first."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__((url,))
+        self.meanwhile: Callable[[], None] = lambda: None
+
+    def unwatch(self, job_id: str, front_end: str) -> None:
+        self.meanwhile()
+        super().unwatch(job_id, front_end)
+
+
+@pytest.fixture
+def slow(redis_url: str) -> Iterator[Slow]:
+    with closing(Slow(redis_url)) as slow:
+        yield slow
+
+
+def test_who_comes_back_while_its_last_stream_leaves_is_not_deaf(slow: Slow, hand: Hand) -> None:
+    with closing(Hub(slow)) as hub:
+        hub.start()
+        hub.wait_heard(0, 5)
+        gone = Feed(hub, slow, a_job(), submit=submitter(slow, hub))
+        gone.open()
+        job = hand.claim()
+        back = Feed(hub, slow, job)
+
+        def come_back() -> None:
+            back.open()
+            back.read(0.05)
+
+        slow.meanwhile = come_back
+        gone.close()
+        slow.meanwhile = lambda: None
+        hand.text(job, "a")
+
+        assert shown(soon(back)) == "a"
+        back.close()
