@@ -23,7 +23,7 @@ from common.ledger.replies import KnownJobError, Place, Ring, Watched
 Push = Callable[[Sequence[Entry]], bool]
 MOST_BUFFERED = 256  # items: a client that reads more slowly is served from the log
 _PAGE = 512
-_AWAY_S = 0.5  # between two looks while Redis is away or heals
+_AWAY_S = 0.5  # between two looks while Redis is away or heals, or nobody rings for us
 
 
 class HangUp(Exception):  # noqa: N818  an event, not an error: nobody is left to read of it
@@ -65,6 +65,7 @@ class Feed:
         self._bell = threading.Event()  # look at the rings, the flags and the clock
         self._put = self._taken = 0  # items, each counted by one side only
         self._is_stale = submit is None  # the log knows more than the buffer
+        self._is_heard = True  # False: too many watch it already, nobody rings for us
         self._claim: str | None = None if after else ""  # whose items were handed on last; None: we were not told
         self.is_draining = False  # the client is sent away
         self._push: Push | None = None  # where its reader wants what comes, while it waits
@@ -147,7 +148,8 @@ class Feed:
             raise HangUp
         if self.is_draining:
             raise DrainingError("This server is going down; ask again.", retry_after_s=1)
-        entries = self._look(timeout_s) if self._is_stale else self._listen(timeout_s, push)
+        quiet_s = timeout_s if self._is_heard else min(timeout_s, _AWAY_S)
+        entries = self._look(timeout_s) if self._is_stale else self._listen(quiet_s, push)
         if entries and not isinstance(entries[-1].event, Delta):
             self.is_over = True
         if self.is_shown and self.job.prompts and (entries or self._submit is None):
@@ -211,19 +213,17 @@ class Feed:
         is_ours = self._claim in {None, watched.claim} or watched.claim_seq >= self.seen
         if watched.seq < self.seen or not is_ours:
             return self._heal(watched, timeout_s, is_ours=is_ours)
-        return self._new(watched, timeout_s)
+        return self._new(watched)
 
-    def _new(self, watched: Watched, timeout_s: float) -> Sequence[Entry]:
+    def _new(self, watched: Watched) -> Sequence[Entry]:
         if watched.seq == self.seen and watched.state not in {"queued", "running"}:
             self.seen -= 1  # its client knows the end already: it is told again, for it is what ends a stream
             self._is_stale = True
             return ()
         self.seen += len(watched.entries)
-        self._claim = watched.claim
+        self._claim, self._is_heard = watched.claim, watched.is_heard
         if watched.seq > self.seen:
             self._is_stale = True
-        elif not (watched.is_heard or watched.entries):  # too many watchers: nobody rings for us
-            return self._pause(timeout_s)
         return watched.entries
 
     def _resubmit(self, submit: Callable[[Job], Place]) -> Sequence[Entry]:

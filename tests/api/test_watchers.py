@@ -136,6 +136,22 @@ def test_a_job_that_rang_before_its_reader_had_come_is_kept(
 
 
 # watched, and not heard of --------------------------------------------------------------------------------------------
+def test_the_fifth_that_watches_reads_again_after_a_short_while(ledger: Ledger, hub: Hub, hand: Hand) -> None:
+    ledger.submit(a_job(), Limits(), "f1")
+    job = hand.claim()
+    for front_end in ("f2", "f3", "f4"):
+        ledger.watch(job.owner, job.id, front_end)
+    hand.text(job, "a")
+
+    with closing(Feed(hub, ledger, job)) as fifth:
+        fifth.open()
+        first = soon(fifth)
+        hand.text(job, "b")
+
+        assert (shown(first), shown(soon(fifth))) == ("a", "b")
+        assert hub.front_end not in watching(ledger, job)
+
+
 class Slow(Ledger):
     """One whose UNWATCH waits for a connection, and something else comes first."""
 
