@@ -13,7 +13,7 @@ from typing import Any
 from gevent import monkey
 
 from api.feed import Feed
-from api.hub import Hub
+from api.hub import Hub, partition_of
 from common import telemetry
 from common.errors import StorageError
 from common.ledger.ledger import Ledger
@@ -97,13 +97,17 @@ class Sweeper:
         with self._lock:
             due = [feed for feed, at in self._due.items() if at <= now]
             left = Counter(feed.job.id for feed in self._due)
+        away: set[int] = set()  # partitions: the next sweep tries again
         for feed in due:
+            if partition_of(feed.job) in away:
+                continue
             is_read = left[feed.job.id] > 1 or self._hub.has_others(feed)  # who left after it has a grace of its own
             try:
                 if not feed.is_over:
                     self._ledger.leave(feed.job, self._hub.front_end, feed.asker, is_read=is_read)
             except StorageError:
-                return  # the next sweep tries again
+                away.add(partition_of(feed.job))
+                continue
             left[feed.job.id] -= 1
             with self._lock:
                 del self._due[feed]

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 from api.feed import Feed
+from api.hangup import Sweeper
 from api.hub import Hub
-from common.jobs import Entry, Job
+from common.jobs import Entry, Job, new_id
 from common.ledger.ledger import Ledger
 from common.ledger.replies import KnownJobError, Once
 from common.settings import Limits, Settings
-from ops.embedded import Embedded
+from ops.embedded import Embedded, free_port
 from tests.api.conftest import submitter
 from tests.api.hand import Hand
 from tests.api.test_feed import shown
@@ -190,3 +191,23 @@ def test_who_comes_back_while_its_last_stream_leaves_is_not_deaf(slow: Slow, han
 
         assert shown(soon(back)) == "a"
         back.close()
+
+
+# several partitions ---------------------------------------------------------------------------------------------------
+def test_a_dead_partition_does_not_stop_the_cancels_of_the_others(redis_url: str) -> None:
+    with closing(Ledger((f"redis://127.0.0.1:{free_port()}/0", redis_url))) as half:
+        hub = Hub(half)  # which nobody starts
+        jobs = [a_job(id=new_id(number), grace_s=0.0) for number in (0, 1)]
+        half.submit(jobs[1], Limits(), hub.front_end)
+        sweeper = Sweeper(half, hub)
+        for job in jobs:
+            sweeper.lost(Feed(hub, half, job))
+        sweeper.start()
+
+        def state() -> str:
+            watched = half.read(jobs[1].owner, jobs[1].id)
+            assert watched is not None
+            return watched.state
+
+        until(lambda: state() == "cancelled")
+        sweeper.close()
