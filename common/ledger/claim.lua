@@ -20,12 +20,13 @@ if last[1] == request then
   end
 end
 
--- Virtual time: the score of the last served, but no more than the smallest that waits. Who is idle and below it has
--- no score to be kept.
-local function pass(line, score)
+-- Virtual time: the score of the last served, but no more than the smallest that waits for a turn before his. Who is
+-- idle and below it has no score to be kept.
+local function pass(line, score, served)
   for _, cls in ipairs(CLASSES) do
     local first = redis.call('ZRANGE', waiting_in(model, cls, line), 0, 0, 'WITHSCORES')
     if first[2] then score = math.min(score, tonumber(first[2])) end
+    if cls == served then break end
   end
   local key = p .. 'sc:' .. model .. line
   local vt = math.max(score, tonumber(redis.call('ZSCORE', key, VT) or '0'))
@@ -50,7 +51,7 @@ local function take(jid, job, kept)
   local lines = {[OWNERS] = job.owner, [line_of(job.owner)] = job.share}
   for line, who in pairs(lines) do
     local score = score_of(model, line, who)
-    pass(line, score)
+    pass(line, score, job.cls)
     if not job.charge then set_score(model, line, who, score + tonumber(job.cost) / tonumber(job.weight)) end
   end
   if not job.charge then redis.call('HSET', p .. 'j:' .. jid, 'charge', tonumber(job.cost) / tonumber(job.weight)) end

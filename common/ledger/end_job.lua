@@ -66,7 +66,7 @@ local function list_of(model, cls, share) return p .. 'l:' .. model .. ':' .. cl
 local function write_score(model, line, who, score)
   local key = p .. 'sc:' .. model .. line
   redis.call('ZADD', key, score, who)
-  if line ~= OWNERS then redis.call('EXPIRE', key, 86400) end
+  if line ~= OWNERS then redis.call('EXPIRE', key, 2592000) end -- no job waits for longer
 end
 
 local function set_score(model, line, who, score)
@@ -93,6 +93,15 @@ local function stand_in(model, cls, line, who)
   local score = score_of(model, line, who)
   redis.call('ZADD', waiting, score, who)
   write_score(model, line, who, score)
+end
+
+-- Time goes on with what is used, slower the more there are who use and wait: somebody new each time, who begins where
+-- time stands, does not hold up for ever those who were here before. So slow that what one used is not forgiven at once.
+local function go_on(line, job, used)
+  local running = job.worker and redis.call('HLEN', held_key(job.worker)) * redis.call('ZCARD', p .. 'workers') or 0
+  local others = running + redis.call('ZCARD', waiting_in(job.model, job.cls, line))
+  local vt = tonumber(redis.call('ZSCORE', p .. 'sc:' .. job.model .. line, VT) or '0')
+  write_score(job.model, line, VT, vt + used / (8 + others))
 end
 
 -- Into the waiting set; the state is the caller's. A worker full of the lowest class hears of others at once.
@@ -162,6 +171,7 @@ local function finish(jid, state, tokens, at)
     local used = (tonumber(job.prompt_tokens) + tokens) / tonumber(job.weight)
     for line, who in pairs({[OWNERS] = job.owner, [line_of(job.owner)] = job.share}) do
       set_score(model, line, who, math.max(0, score_of(model, line, who) + used - tonumber(job.charge)))
+      go_on(line, job, used)
     end
   end
   for fid in string.gmatch(job.fe or '', '[^,]+') do redis.call('SREM', p .. 'fw:' .. fid, jid) end
@@ -237,6 +247,7 @@ local function before(model, cls, line, who, turn, total, count)
     end
   end
   local rest = math.max(0, redis.call('ZCARD', waiting) - 200)
+  if rest > 0 and tonumber(others[#others]) > mine then turn = turn - 1 end -- none of them has a smaller score
   return ahead + math.max(0, math.min(total - seen, rest * turn))
 end
 
@@ -275,10 +286,16 @@ local function eta(model, place)
   return string.format('%.1f', (place - free) * tonumber(st[2]) / jobs / rate)
 end
 
--- When there may be room again, where no more may wait in this class or of this share; nothing where there is room.
-local function full_until(model, cls, share, most_class, most_share)
+-- When there may be room again, where no more may wait in this class or of this share; nothing where there is room. In a
+-- full class there is room for an owner who has less than his part of it, up to twice as much.
+local function full_until(model, cls, owner, share, most_class, most_share)
   if cls == 'batch' then return end
   local waiting = tonumber(redis.call('HGET', p .. 'st:' .. model, 'ready:' .. cls) or '0')
-  local own = redis.call('LLEN', list_of(model, cls, share))
-  if waiting >= tonumber(most_class) or own >= tonumber(most_share) then return eta(model, waiting + 1) end
+  local is_full = redis.call('LLEN', list_of(model, cls, share)) >= tonumber(most_share)
+  if waiting >= tonumber(most_class) then
+    local his = redis.call('HGET', p .. 'w:' .. model .. ':' .. cls, owner)
+    local owners = redis.call('ZCARD', waiting_in(model, cls, OWNERS)) + (his and 0 or 1)
+    is_full = is_full or tonumber(his or '0') >= tonumber(most_class) / owners or waiting >= 2 * tonumber(most_class)
+  end
+  if is_full then return eta(model, waiting + 1) end
 end

@@ -1,2 +1,3 @@
--- Whether another job of this kind would be refused, and when to come again. ARGV: model, class, share, limits as SUBMIT
+-- Whether another job of this kind would be refused, and when to come again. ARGV: model, class, owner,
+-- share, limits as SUBMIT
 return full_until(unpack(ARGV)) or false

@@ -98,7 +98,8 @@ class Ledger:
     def refuse_if_full(self, model: str, cls: Class, who: Principal, label: str | None, limits: Limits) -> None:
         """What SUBMIT would refuse because too many wait, before anybody has read it. Raises RateLimitError."""
         part = self.partitions[self.partition(who.owner)]
-        eta = part.run("full", model, cls, who.share(label), limits.waiting_class, limits.waiting_share)
+        whose = (who.owner, who.share(label))
+        eta = part.run("full", model, cls, *whose, limits.waiting_class, limits.waiting_share)
         if eta is not None:
             raise wire.queue_full(eta)
 
@@ -184,8 +185,8 @@ class Ledger:
     def claim(self, worker: str, model: str, classes: Sequence[Class], *, has_room: bool = True) -> Claim | None:
         """CLAIM: the fairest waiting job of the first class that has one, partitions in turn.
 
-        With room, every tenth claim takes the lowest class. One thread a worker. A partition that did not answer its
-        last call is passed over until another call finds it again, unless no other is left. Raises StorageError when
+        With room, every tenth claim takes a lower class that waits. One thread a worker. A partition that did not answer
+        its last call is passed over until another call finds it again, unless no other is left. Raises StorageError when
         nothing was found and one did not answer; it is asked the same thing again in its next turn.
         """
         failure = None
@@ -266,7 +267,7 @@ class Ledger:
         self.partitions[beat.partition].run("unwatch", beat.who, "", beat.at)
 
     def sweep(self, unwatched_s: float = _UNWATCHED_S, grace_s: float = _GRACE_S, *, partition: int = 0) -> None:
-        """End what is past its deadline or unwatched too long; drop idle scores.
+        """End what is past its deadline or unwatched too long.
 
         A worker is told of a deadline, and has ``grace_s`` to end the job itself.
         """

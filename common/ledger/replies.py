@@ -79,7 +79,7 @@ class Claim:
     seq: int  # items in the log
     said: tuple[Delta, ...]
     since_s: float = 0.0  # the job's first claim
-    is_kept: bool = False  # it does not give way, whatever its class: it was its class' turn
+    is_kept: bool = False  # it was its class' turn: for a while it gives way to nobody
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,7 +40,7 @@ end
 
 local at = clock()
 local own = redis.call('LLEN', list_of(model, cls, share))
-local full = full_until(model, cls, share, ARGV[3], ARGV[4])
+local full = full_until(model, cls, job.owner, share, ARGV[3], ARGV[4])
 if full then return {'full', full} end
 if job.priority == '1' then own = 0 end
 local place = position(job, own)

@@ -153,6 +153,47 @@ def test_labels_that_were_never_seen_do_not_hold_others_up(ledger: Ledger, hand:
     assert 4 <= owners.count("a") <= 5
 
 
+def test_somebody_new_each_time_does_not_hold_up_for_ever_who_was_here(ledger: Ledger, hand: Hand) -> None:
+    ledger.submit(a_job(**a_label("a"), sampling=Sampling(97)), LIMITS)
+    hand.end(hand.claim(), tokens=97)
+    ledger.submit(a_job(**a_label("a")), LIMITS)
+    ledger.submit(a_job(share=f"{0:032x}"), LIMITS)
+
+    for number in range(1, 200):
+        ledger.submit(a_job(share=f"{number:032x}"), LIMITS)
+        claim = hand.claim()
+        hand.end(claim, tokens=10)
+        if claim.job.share == share("a"):
+            break
+
+    assert number < 150
+
+
+def test_a_batch_that_waits_keeps_no_time_for_those_who_come_new(ledger: Ledger, hand: Hand) -> None:
+    ledger.submit(a_job(**a_key("b"), cls="batch"), LIMITS)
+    for _ in range(9):
+        ledger.submit(a_job(**a_key("a")), LIMITS)
+        hand.claim()
+    for _ in range(4):
+        ledger.submit(a_job(**a_key("a")), LIMITS)
+        ledger.submit(a_job(**a_key("c")), LIMITS)
+
+    owners = [hand.claim("interactive").job.owner[0] for _ in range(4)]
+
+    assert Counter(owners) == {"a": 2, "c": 2}
+
+
+def test_who_is_next_hears_so_among_hundreds_who_were_served(ledger: Ledger, hand: Hand, who: Who) -> None:
+    ledger.submit(a_job(**who("a")), LIMITS)
+    for number in range(300):
+        one = who("a") | dict.fromkeys(set(who("a")), f"{number:032x}")
+        ledger.submit(a_job(**one), LIMITS)
+        hand.claim("interactive")
+        ledger.submit(a_job(**one), LIMITS)
+
+    assert ledger.submit(a_job(**who("f")), LIMITS).position <= 2
+
+
 def test_a_place_among_hundreds_is_no_smaller_than_it_is(ledger: Ledger, who: Who) -> None:
     for number in range(300):
         one = f"{number:032x}"

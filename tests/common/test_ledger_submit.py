@@ -152,6 +152,20 @@ def test_a_full_class_refuses_and_says_when_to_come_again(ledger: Ledger, hand: 
     assert (refused.value.actual_code, refused.value.retry_after_s) == ("queue_full", 40)
 
 
+def test_a_class_that_one_key_has_filled_is_open_for_others(ledger: Ledger) -> None:
+    limits, hog, other = Limits(waiting_class=10), "a" * 32, "b" * 32
+
+    def taken(owner: str) -> int:
+        for number in range(20):
+            try:
+                ledger.submit(a_job(owner=owner, share=f"{number:032x}"), limits)
+            except RateLimitError:
+                return number
+        return 20
+
+    assert [taken(one) for one in (hog, other, hog, "c" * 32, "d" * 32)] == [10, 5, 0, 4, 1]
+
+
 def test_one_user_cannot_fill_the_queue(ledger: Ledger) -> None:
     limits = Limits(waiting_share=2)
     for _ in range(2):

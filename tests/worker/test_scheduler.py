@@ -1,4 +1,6 @@
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -17,14 +19,15 @@ class _Desk:
     """A scheduler, and works by name."""
 
     def __init__(self, slots: int) -> None:
+        self.now = 0.0
         self.scheduler = Scheduler(slots)
         self.works: dict[str, Work] = {}
 
-    def add(self, name: str, cls: Class = "normal", n: int = 1, *, attempts: int = 0, prompt: int = 3) -> None:
+    def add(self, name: str, cls: Class = "normal", n: int = 1, *, prompt: int = 3, **claim: Any) -> None:
         job = a_job(cls=cls, n=n, prompts=((1,) * prompt,))
-        work = work_of(a_claim(job, attempts=attempts), len(self.works), Bounds(_MUCH, ()))
+        work = work_of(replace(a_claim(job), **claim), len(self.works), Bounds(_MUCH, ()))
         self.works[name] = work
-        self.scheduler.add(work, 0.0)
+        self.scheduler.add(work, self.now)
 
     def remove(self, name: str) -> None:
         self.scheduler.remove(self.works[name].claim.job.id)
@@ -34,7 +37,7 @@ class _Desk:
         for one in self.scheduler.running:
             one.has_read(one.left)
         self.scheduler.vacated()
-        return self._names(self.scheduler.admit(tokens, 0.0))
+        return self._names(self.scheduler.admit(tokens, self.now))
 
     @property
     def running(self) -> list[str]:
@@ -114,6 +117,29 @@ def test_a_suspect_enters_alone_and_in_its_turn() -> None:
     desk.add("b")
 
     assert [desk.admit() for _ in range(5)] == [["a"], ["suspect"], ["suspect"], ["b"], []]
+
+
+def test_one_slot_in_ten_is_kept_for_a_class_turn_and_ten_seconds() -> None:
+    desk = _Desk(20)
+    for name in ("b1", "b2", "b3"):
+        desk.add(name, "batch", is_kept=True)
+    desk.admit()
+
+    assert desk.scheduler.park(20, "interactive", 0.0) == 1
+    assert desk.running == ["b1", "b2"]
+    desk.now = 10.0
+    desk.admit()
+    assert desk.scheduler.park(20, "interactive", 10.0) == 3
+
+
+def test_a_job_of_many_choices_is_kept_where_none_is() -> None:
+    desk = _Desk(4)
+    desk.add("many", "normal", n=3, is_kept=True)
+    desk.add("b", "batch", is_kept=True)
+    desk.admit()
+
+    assert desk.scheduler.park(4, "interactive", 0.0) == 1
+    assert desk.running == ["many", "many", "many"]
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ _FEW = 4  # sequences: with more, each token of a step costs as much as the next
 _GUESSED = 7  # tokens at most
 _AHEAD = 64  # tokens of an answer for which there must be blocks when a sequence enters
 _CLAIM_S = 0.05  # from the end of a job to the first step of the one that is claimed for its slot
+_KEPT, _KEPT_S = 10, 10.0  # one slot in so many, or one, is kept for a class' turn, and for so long
 _PATIENT = 2  # steps for which the lowest class waits in a row
 _RANK = {cls: rank for rank, cls in enumerate(CLASSES)}
 
@@ -96,6 +97,9 @@ class Scheduler:
 
     def add(self, work: Work, now: float) -> None:
         """A job joins the queue of its class; one of the lowest may have come too early, and counts as parked."""
+        kept = sum(len(one.sequences) for one in self._works.values() if one.kept_until is not None)
+        if work.claim.is_kept and kept < max(1, self._slots // _KEPT):
+            work.kept_until = now + _KEPT_S
         work.parked_at = now if work.cls == CLASSES[-1] else None
         self._works[work.claim.job.id] = work
 
@@ -124,6 +128,7 @@ class Scheduler:
         being read wait for its blocks.
         """
         admitted: list[Sequence] = []
+        self._let_go(now)
         for work in self._queue() if self._has_place() else ():
             for sequence in tuple(work.waiting()):
                 if 0 < self._unread_before(work) >= tokens:
@@ -207,6 +212,12 @@ class Scheduler:
             used = blocks.count - blocks.available
             told |= {"kv_blocks": blocks.count, "kv_blocks_used": used, "kv_blocks_cached": blocks.kept}
         return told
+
+    def _let_go(self, now: float) -> None:
+        """Who was kept for long enough gives way again."""
+        for work in self._works.values():
+            if work.kept_until is not None and now >= work.kept_until:
+                work.kept_until = None
 
     def _queue(self) -> list[Work]:
         """The jobs with sequences that want a slot, in their turn."""

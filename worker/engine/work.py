@@ -19,11 +19,12 @@ class Work:
     sequences: tuple[Sequence, ...]
     clock: Clock
     parked_at: float | None = None
+    kept_until: float | None = None  # till then it gives way to nobody
 
     @property
     def cls(self) -> Class:
         """Its class in this engine: a job that gives way to nobody is of the first."""
-        return CLASSES[0] if self.claim.is_kept else self.claim.job.cls
+        return CLASSES[0] if self.kept_until is not None else self.claim.job.cls
 
     @property
     def is_suspect(self) -> bool:
