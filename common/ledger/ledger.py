@@ -185,9 +185,9 @@ class Ledger:
     def claim(self, worker: str, model: str, classes: Sequence[Class], *, has_room: bool = True) -> Claim | None:
         """CLAIM: the fairest waiting job of the first class that has one, partitions in turn.
 
-        With room, every tenth claim takes a lower class that waits. One thread a worker. A partition that did not answer
-        its last call is passed over until another call finds it again, unless no other is left. Raises StorageError when
-        nothing was found and one did not answer; it is asked the same thing again in its next turn.
+        With room, every tenth claim takes a lower class that waits. One thread a worker. A partition that did not
+        answer its last call is passed over until another call finds it again, unless no other is left. Raises
+        StorageError when nothing was found and one did not answer; it is asked the same again in its next turn.
         """
         failure = None
         turns = [self.partitions[(self._turn + at) % len(self.partitions)] for at in range(len(self.partitions))]
