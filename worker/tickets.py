@@ -109,7 +109,7 @@ class Intake:
             self._is_claiming = bool(classes)
         if not classes:
             return False
-        claim = self._ledger.claim(self._worker, self._model, classes, has_room=room.free > 0)
+        claim = self._ledger.claim(self._worker, self._model, classes, has_room=room.free > 0, keeps=room.keeps)
         if claim is None:
             return False
         job = claim.job

@@ -1,5 +1,5 @@
 -- CLAIM: the fairest waiting job of the first class that has one.
--- ARGV: wid, model, the request's name, '1' if a slot is free, classes...
+-- ARGV: wid, model, the request's name, '1' if a slot is free, '2' if it may be kept for a class' turn, classes...
 local wid, model, request, free = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local st, asked = p .. 'st:' .. model, p .. 'cr:' .. wid
 local at = clock()
@@ -34,6 +34,16 @@ local function pass(line, score, served)
   redis.call('ZREMRANGEBYSCORE', key, '-inf', string.format('(%.17g', vt))
 end
 
+-- Every tenth claim with a free slot, or the first behind it for which one may be kept, goes to the lowest class that
+-- waits, every other of these to the one above it.
+local order, claims = {unpack(ARGV, 5)}, tonumber(last[4] or '0')
+local is_due = claims % 10 == 9
+local is_floor = is_due and free == '2'
+if is_floor then
+  for i = 1, #order do order[i] = ARGV[#ARGV + 1 - i] end
+  if claims % 20 == 19 and order[3] then order[1], order[2] = order[2], order[1] end
+end
+
 -- '1': a higher class waits, and this job keeps its slot all the same.
 local function is_kept(cls)
   for _, higher in ipairs(CLASSES) do
@@ -61,17 +71,9 @@ local function take(jid, job, kept)
   redis.call('HSET', held_key(wid), jid, held)
   redis.call('ZADD', p .. 'workers', 'NX', stamp(at), wid) -- a claim that arrives after REAP must be found again
   redis.call('HSET', asked, 'request', request, 'jid', jid, 'epoch', epoch, 'kept', kept)
-  if free == '1' then redis.call('HINCRBY', asked, 'claims', 1) end
+  if free ~= '0' and (is_floor or not is_due) then redis.call('HINCRBY', asked, 'claims', 1) end
   redis.call('EXPIRE', asked, 86400)
   return answer(jid, kept)
-end
-
--- Every tenth claim with a free slot goes to the lowest class that waits, every other of those to the one above it.
-local order, claims = {unpack(ARGV, 5)}, tonumber(last[4] or '0')
-local is_floor = free == '1' and claims % 10 == 9
-if is_floor then
-  for i = 1, #order do order[i] = ARGV[#ARGV + 1 - i] end
-  if claims % 20 == 19 and order[3] then order[1], order[2] = order[2], order[1] end
 end
 
 local skipped = 0

@@ -182,19 +182,22 @@ class Ledger:
         """A model's channel, one per partition: a ring for each job above the lowest class that begins to wait."""
         return tuple(Bell(part, keys.arrivals(model)) for part in self.partitions)
 
-    def claim(self, worker: str, model: str, classes: Sequence[Class], *, has_room: bool = True) -> Claim | None:
+    def claim(
+        self, worker: str, model: str, classes: Sequence[Class], *, has_room: bool = True, keeps: bool = True
+    ) -> Claim | None:
         """CLAIM: the fairest waiting job of the first class that has one, partitions in turn.
 
-        With room, every tenth claim takes a lower class that waits. One thread a worker. A partition that did not
-        answer its last call is passed over until another call finds it again, unless no other is left. Raises
-        StorageError when nothing was found and one did not answer; it is asked the same again in its next turn.
+        With room, every tenth claim takes a lower class that waits, if the worker ``keeps`` it. One thread a worker. A
+        partition that did not answer its last call is passed over until another call finds it again, unless no other
+        is left. Raises StorageError when nothing was found and one did not answer; it is asked the same again in its
+        next turn.
         """
-        failure = None
+        failure, free = None, int(has_room) + (has_room and keeps)
         turns = [self.partitions[(self._turn + at) % len(self.partitions)] for at in range(len(self.partitions))]
         for part in [part for part in turns if not part.is_away] or turns:
             self._turn = part.number + 1
             try:
-                claim = self._claim(part, worker, model, classes, has_room=has_room)
+                claim = self._claim(part, worker, model, classes, free)
             except StorageError as error:
                 failure = error
                 continue
@@ -345,13 +348,11 @@ class Ledger:
             raise failure
         return replies
 
-    def _claim(
-        self, part: Partition, worker: str, model: str, classes: Iterable[Class], *, has_room: bool
-    ) -> Claim | None:
+    def _claim(self, part: Partition, worker: str, model: str, classes: Iterable[Class], free: int) -> Claim | None:
         while True:
             with self._lock:
                 name = self._asked.setdefault((worker, part.number), secrets.token_hex(8))
-            verdict, *rest = part.run("claim", worker, model, name, int(has_room), *classes)
+            verdict, *rest = part.run("claim", worker, model, name, free, *classes)
             with self._lock:
                 del self._asked[worker, part.number]
             if verdict != b"again":

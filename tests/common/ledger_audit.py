@@ -127,8 +127,8 @@ class Hand:
     def info(self, *, free: int = 32, rate: float | None = None) -> WorkerInfo:
         return WorkerInfo(self.name, self.model, 32, free, "ready", rate)
 
-    def claim(self, *classes: Class, has_room: bool = True) -> Claim:
-        claim = self.ledger.claim(self.name, self.model, classes or CLASSES, has_room=has_room)
+    def claim(self, *classes: Class, **room: bool) -> Claim:
+        claim = self.ledger.claim(self.name, self.model, classes or CLASSES, **room)
         assert claim is not None
         return claim
 

@@ -279,6 +279,18 @@ def test_a_turn_that_nobody_above_waits_for_is_none(ledger: Ledger, hand: Hand) 
     assert not any(hand.claim().is_kept for _ in range(10))
 
 
+def test_a_turn_that_nobody_can_keep_is_not_lost(ledger: Ledger, hand: Hand) -> None:
+    for _ in range(30):
+        ledger.submit(a_job(), LIMITS)
+        ledger.submit(a_job(cls="batch"), LIMITS)
+
+    first = [hand.claim(keeps=False).job.cls for _ in range(15)]
+    then = [hand.claim().job.cls for _ in range(11)]
+
+    assert first == ["interactive"] * 15
+    assert [number for number, cls in enumerate(then) if cls == "batch"] == [0, 10]
+
+
 def test_claims_without_room_are_not_counted_for_the_lowest_class(ledger: Ledger, hand: Hand) -> None:
     for _ in range(20):
         ledger.submit(a_job(), LIMITS)

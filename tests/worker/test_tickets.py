@@ -55,7 +55,7 @@ def awake(settings: Settings, worker: Replica) -> Iterator[Waker]:
 
 
 def _room(free: int, lowest: Class | None = None, entering: Sequence[Class] = (), soon: int = 0) -> Room:
-    return Room(4, free, frozenset(entering), lowest, soon)
+    return Room(4, free, frozenset(entering), lowest, soon=soon)
 
 
 ALL_WAIT: dict[Class, int] = dict.fromkeys(CLASSES, 1)

@@ -29,6 +29,7 @@ class Room:
     free: int  # after all claimed jobs have theirs; below 0 when they cannot
     entering: frozenset[Class]  # classes with a claimed job that is not wholly in
     lowest: Class | None  # of those that run
+    keeps: bool = True  # one more job for which it is its class' turn
     soon: int = 0  # slots that will be free by the time that a claim for them is here
 
 
@@ -97,8 +98,7 @@ class Scheduler:
 
     def add(self, work: Work, now: float) -> None:
         """A job joins the queue of its class; one of the lowest may have come too early, and counts as parked."""
-        kept = sum(len(one.sequences) for one in self._works.values() if one.kept_until is not None)
-        if work.claim.is_kept and kept < max(1, self._slots // _KEPT):
+        if work.claim.is_kept and self._keeps():
             work.kept_until = now + _KEPT_S
         work.parked_at = now if work.cls == CLASSES[-1] else None
         self._works[work.claim.job.id] = work
@@ -203,7 +203,7 @@ class Scheduler:
         running = {self._works[sequence.job_id].cls for sequence in self._running}
         lowest = max(running, key=_RANK.__getitem__, default=None)
         soon = min(self._slots, round(_CLAIM_S * (ends_per_s or 0)))
-        return Room(self._slots, self._free_for(CLASSES[-1]), entering, lowest, soon)
+        return Room(self._slots, self._free_for(CLASSES[-1]), entering, lowest, self._keeps(), soon)
 
     def gauges(self) -> dict[str, int]:
         """What is in use."""
@@ -212,6 +212,10 @@ class Scheduler:
             used = blocks.count - blocks.available
             told |= {"kv_blocks": blocks.count, "kv_blocks_used": used, "kv_blocks_cached": blocks.kept}
         return told
+
+    def _keeps(self) -> bool:
+        kept = sum(len(one.sequences) for one in self._works.values() if one.kept_until is not None)
+        return kept < max(1, self._slots // _KEPT)
 
     def _let_go(self, now: float) -> None:
         """Who was kept for long enough gives way again."""
