@@ -17,7 +17,7 @@ from common import telemetry
 from common.errors import StorageError
 from common.jobs import Class, Delta, Done, Event, Failed
 from common.ledger.ledger import Ledger
-from common.ledger.replies import Claim, Emission, EmitReply, End
+from common.ledger.replies import Claim, Emission, EmitReply, End, Released
 from common.ledger.wire import CANCELLED, EXPIRED
 from worker.engine.engine import Output
 from worker.items import Said, merged, tokens_in
@@ -28,7 +28,6 @@ _RETRY_S = (0.02, 0.25)
 _OUT = 3  # a call that breaks so often is given up, and this process with it
 _ENDS: Mapping[Event, End] = {CANCELLED: "cancelled", EXPIRED: "expired"}
 T = TypeVar("T")
-Released = tuple[str, int]  # a job and its epoch
 log = telemetry.logger("publisher")
 
 
@@ -294,14 +293,14 @@ class Publisher:
     def _give_back(self) -> None:
         """RELEASE what nothing more is to be said of."""
         with self._changed:
-            due = [pair for pair in self._releases if not (pair[0] in self._ready and self._holds(*pair))]
+            due = [one for one in self._releases if not (one[0] in self._ready and self._holds(*one[:2]))]
         if not due or not self._insist(lambda: self._released(due), len(due)):
             return
         with self._changed:
-            for pair in due:
-                self._releases.remove(pair)
-                if self._holds(*pair):  # not a newer claim of ours
-                    self._close(pair[0])
+            for one in due:
+                self._releases.remove(one)
+                if self._holds(*one[:2]):  # not a newer claim of ours
+                    self._close(one[0])
 
     def _released(self, due: Sequence[Released]) -> bool:
         self._ledger.release(self._worker, due)

@@ -5,10 +5,10 @@ local st, asked = p .. 'st:' .. model, p .. 'cr:' .. wid
 local at = clock()
 
 local function answer(jid, kept)
-  local job = fields(jid, 'epoch', 'attempts', 'body', 'begun')
+  local job = fields(jid, 'epoch', 'attempts', 'body', 'spent')
   local items = redis.call('LRANGE', p .. 't:' .. jid, 0, -1)
-  local since = string.format('%.3f', math.max(0, at - tonumber(job.begun))) .. ' ' .. (kept or '0')
-  return {'job', job.epoch, job.attempts, tostring(#items), since, job.body, items}
+  local told = (job.spent or '0') .. ' ' .. (kept or '0')
+  return {'job', job.epoch, job.attempts, tostring(#items), told, job.body, items}
 end
 
 -- The same request again: its reply was lost.

@@ -25,6 +25,7 @@ from common.ledger.replies import (
     Pace,
     Place,
     Record,
+    Released,
     State,
     Watched,
     WorkerInfo,
@@ -240,10 +241,11 @@ class Ledger:
             reply.waiting[CLASSES[0]] += (info.worker, partition) in self._asked
         return reply
 
-    def release(self, worker: str, jobs: Sequence[tuple[str, int]]) -> None:
-        """RELEASE: give (job, epoch) back to the head of their queues; attempts stay."""
+    def release(self, worker: str, jobs: Sequence[Released]) -> None:
+        """RELEASE: give jobs back to the head of their queues; attempts stay."""
         for part in self.partitions:
-            mine = [text for job_id, epoch in jobs if self._of(job_id) is part for text in (job_id, epoch)]
+            own = [job for job in jobs if self._of(job[0]) is part]
+            mine = [text for job_id, epoch, spent_s in own for text in (job_id, epoch, f"{spent_s:.3f}")]
             if mine:
                 part.run("release", worker, *mine)
 

@@ -78,8 +78,11 @@ class Claim:
     attempts: int
     seq: int  # items in the log
     said: tuple[Delta, ...]
-    since_s: float = 0.0  # the job's first claim
+    since_s: float = 0.0  # of generation, before this claim
     is_kept: bool = False  # it was its class' turn: for a while it gives way to nobody
+
+
+Released = tuple[str, int, float]  # a job that is given back, its epoch, its seconds of generation in all
 
 
 @dataclass(frozen=True, slots=True)

@@ -362,15 +362,3 @@ def test_what_was_said_comes_with_the_next_claim(ledger: Ledger, hand: Hand) -> 
     assert [delta.text for delta in claim.said] == ["a", "b"]
     assert (claim.epoch, claim.seq) == (3, 2)
     assert ledger.job(OWNER, job.id) == claim.job
-
-
-def test_a_later_claim_says_how_long_ago_the_first_was(ledger: Ledger, hand: Hand, raw: Any) -> None:
-    job = a_job()
-    ledger.submit(job, LIMITS)
-    assert hand.claim().since_s < 60
-    raw.hincrbyfloat(keys.job("{q00}", job.id), "begun", -100)
-    ledger.reap("w1")
-
-    claim = Hand(ledger, "w2").claim()
-
-    assert 100 <= claim.since_s < 160

@@ -1,7 +1,9 @@
 from typing import Any
 
+import pytest
+
 from common.jobs import Entry, Failed
-from common.ledger import wire
+from common.ledger import keys, wire
 from common.ledger.ledger import Ledger
 from common.ledger.replies import Beat, Claim
 from tests.builders import OWNER, a_job
@@ -169,7 +171,7 @@ def test_a_released_job_goes_on_elsewhere_with_its_words(ledger: Ledger, hand: H
     claim = claimed(ledger, hand)
     hand.say(claim, "a")
 
-    ledger.release("w1", [(claim.job.id, claim.epoch)])
+    ledger.release("w1", [(claim.job.id, claim.epoch, 0)])
 
     again = Hand(ledger, "w2").claim()
     assert ([delta.text for delta in again.said], again.attempts) == (["a"], 0)
@@ -179,8 +181,8 @@ def test_a_released_job_goes_on_elsewhere_with_its_words(ledger: Ledger, hand: H
 def test_only_the_holder_of_the_right_epoch_can_release(ledger: Ledger, hand: Hand) -> None:
     claim = claimed(ledger, hand)
 
-    ledger.release("w2", [(claim.job.id, claim.epoch)])
-    ledger.release("w1", [(claim.job.id, claim.epoch + 1)])
+    ledger.release("w2", [(claim.job.id, claim.epoch, 0)])
+    ledger.release("w1", [(claim.job.id, claim.epoch + 1, 0)])
 
     assert hand.say(claim, "a").fenced == ()
 
@@ -189,9 +191,60 @@ def test_a_cancelled_job_is_ended_by_release(ledger: Ledger, hand: Hand) -> None
     claim = claimed(ledger, hand)
     ledger.cancel(OWNER, claim.job.id)
 
-    ledger.release("w1", [(claim.job.id, claim.epoch)])
+    ledger.release("w1", [(claim.job.id, claim.epoch, 0)])
 
     assert the_end(ledger, claim.job.id)[0] == "cancelled"
+
+
+# its time ----------------------------------------------------------------------------------------------------------
+def _claimed_ago(raw: Any, claim: Claim, seconds: float, *, silent_s: float = 0) -> None:
+    """As if the claim were so much older; its worker was silent at the end of that."""
+    now = float(raw.hget(keys.job("{q00}", claim.job.id), "claimed"))
+    raw.hset(keys.job("{q00}", claim.job.id), "claimed", now - seconds)
+    raw.zadd(keys.workers("{q00}"), {"w1": now - silent_s})
+
+
+def test_a_later_claim_says_how_long_was_generated(ledger: Ledger, hand: Hand, raw: Any) -> None:
+    ledger.submit(a_job(), LIMITS)
+    claim = hand.claim()
+    assert claim.since_s == 0
+    hand.say(claim, "a")
+    _claimed_ago(raw, claim, 100)
+
+    ledger.release("w1", [(claim.job.id, claim.epoch, 7.25)])
+    claim = hand.claim()
+    assert claim.since_s == 7.25
+    hand.say(claim, "b", after=1)
+    _claimed_ago(raw, claim, 100)
+    ledger.reap("w1")
+
+    assert Hand(ledger, "w2").claim().since_s == pytest.approx(107.25)
+
+
+def test_the_time_of_a_claim_that_said_nothing_does_not_count(ledger: Ledger, hand: Hand, raw: Any) -> None:
+    ledger.submit(a_job(), LIMITS)
+    hand.say(claim := hand.claim(), "a")
+    ledger.release("w1", [(claim.job.id, claim.epoch, 7.25)])
+
+    _claimed_ago(raw, hand.claim(), 100)
+    ledger.reap("w1")
+    claim = hand.claim()
+    assert claim.since_s == 7.25
+
+    _claimed_ago(raw, claim, 100)
+    ledger.beat(hand.info(), {}, [])
+    assert hand.claim().since_s == 7.25
+
+
+def test_the_time_without_anybody_who_reaps_does_not_count(ledger: Ledger, hand: Hand, raw: Any) -> None:
+    ledger.submit(a_job(), LIMITS)
+    claim = hand.claim()
+    hand.say(claim, "a")
+    _claimed_ago(raw, claim, 3600, silent_s=3595)
+
+    ledger.reap("w1")
+
+    assert hand.claim().since_s == pytest.approx(5)
 
 
 # deadlines ---------------------------------------------------------------------------------------------------------

@@ -184,7 +184,7 @@ def test_a_full_redis_refuses_everything_and_changes_nothing(ledger: Ledger, han
                 lambda: ledger.cancel(OWNER, jobs[1].id),
                 lambda: ledger.unwatch(jobs[1].id, "f1"),
                 lambda: ledger.reap("w1", [jobs[0].id]),
-                lambda: ledger.release("w1", [(claim.job.id, claim.epoch)]),
+                lambda: ledger.release("w1", [(claim.job.id, claim.epoch, 0)]),
             )
         ]
     finally:

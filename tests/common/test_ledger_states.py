@@ -158,7 +158,7 @@ class Machine(RuleBasedStateMachine):
     def release(self, number: int) -> None:
         worker, claim = self.a_claim(number)
         model = self.jobs[claim.job.id]
-        self.ledger.release(worker, [(claim.job.id, claim.epoch)])
+        self.ledger.release(worker, [(claim.job.id, claim.epoch, 0)])
         if (model.state, model.epoch, model.worker) == ("running", claim.epoch, worker):
             model.hand_back(hot=False)
 

@@ -222,7 +222,7 @@ def test_who_begins_to_wait_above_the_lowest_class_rings_for_the_models_workers(
         for job in jobs:
             ledger.submit(job, LIMITS)
         claim = hand.claim("normal")
-        ledger.release("w1", [(claim.job.id, claim.epoch)])
+        ledger.release("w1", [(claim.job.id, claim.epoch, 0)])
 
         heard = [bell.listen(2.0) for _ in range(2)]
 

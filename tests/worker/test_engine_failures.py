@@ -292,7 +292,7 @@ def test_a_device_that_is_lost_fails_nobody_and_gives_the_process_up() -> None:
 
     assert not any(isinstance(event, Failed | Done) for job in jobs for event in notes.events[job.id])
     assert marks.told[-1] == {job.id for job in jobs}
-    assert {job_id for job_id, _ in engine.release()} == {job.id for job in jobs}
+    assert {job_id for job_id, *_ in engine.release()} == {job.id for job in jobs}
 
 
 def test_one_that_breaks_alone_fails_alone_also_where_it_is_the_only_one() -> None:

@@ -147,7 +147,7 @@ def _events(job: Job, answer: Sequence[int], said: Sequence[Event] = ()) -> list
     """What a model that gives these tokens makes of a job, after what was said; a token is as likely as its id says."""
     one = work_of(a_claim(job, said), 1, _BOUNDS).sequences[0]
     tokens = (*one.prompt, *answer)
-    events = [] if one.is_finished else [*one.begin(BYTES, 0.0)]
+    events = [] if one.is_finished else [*one.begin(BYTES)]
     while not one.is_finished:
         asked = one.asked()
         assert asked is not None
@@ -194,7 +194,7 @@ def test_a_token_of_which_only_a_part_is_shown_has_its_entry_and_what_follows_ha
     job = _job(0, 0, (1,), sampling=Sampling(60, 0.0, stop=("b",), logprobs=0))
     letters = tiny.Spoken(lambda tokens: "".join(("ab", "cd", "b")[token % 3] for token in tokens))
     one = work_of(a_claim(job), 1, _BOUNDS).sequences[0]
-    one.begin(letters, 0.0)
+    one.begin(letters)
 
     said = [*one.take(1, 0.0, (Score(1, -1.0),)), *one.take(0, 0.0, (Score(0, -2.0),))]
 

@@ -71,7 +71,7 @@ def test_the_sequences_of_a_job_enter_one_by_one_as_slots_free() -> None:
     assert desk.admit() == []
     desk.remove("one")
     assert desk.admit() == ["many"]
-    desk.scheduler.leave(desk.scheduler.running[0])
+    desk.scheduler.leave(desk.scheduler.running[0], 0.0)
     assert desk.admit() == ["many"]
 
 
@@ -238,3 +238,38 @@ def test_where_memory_is_short_fewer_run_until_nothing_is_left_to_do() -> None:
     for name in ("b1", "b2"):
         desk.remove(name)
     assert desk.scheduler.room(None) == Room(4, 4, frozenset(), None)
+
+
+# the job's time ----------------------------------------------------------------------------------------------------
+def test_a_parked_jobs_time_stands_still() -> None:
+    scheduler = Scheduler(2)
+    work = work_of(a_claim(a_job(n=2, cls="batch", max_time_s=20.0), since_s=5.0), 0, Bounds(_MUCH, ()))
+    scheduler.add(work, 0.0)
+    assert work.clock.spent_s(10.0) == 5
+    scheduler.admit(_MUCH, 10.0)
+
+    scheduler.park(2, "normal", 15.0)
+    scheduler.vacated()
+
+    assert (work.clock.spent_s(100.0), [*scheduler.late(100.0)]) == (10, [])
+    scheduler.admit(_MUCH, 100.0)
+    assert (work.clock.is_up(109.9), work.clock.is_up(110.0)) == (False, True)
+    scheduler.park(2, "normal", 110.0)
+    assert [*scheduler.late(110.0)] == [*work.sequences]
+
+
+def test_choices_that_take_turns_in_few_slots_share_one_time() -> None:
+    scheduler = Scheduler(2)
+    work = work_of(a_claim(a_job(n=4, max_time_s=20.0)), 0, Bounds(_MUCH, ()))
+    scheduler.add(work, 0.0)
+    first, second = scheduler.admit(_MUCH, 10.0)
+    first.is_finished = second.is_finished = True
+
+    scheduler.leave(first, 15.0)
+    assert work.clock.spent_s(17.0) == 7
+    scheduler.leave(second, 18.0)
+    assert work.clock.spent_s(50.0) == 8
+
+    scheduler.vacated()
+    scheduler.admit(_MUCH, 50.0)
+    assert (work.clock.is_up(61.9), work.clock.is_up(62.0)) == (False, True)

@@ -22,7 +22,7 @@ def _prompted(text: str, sampling: Sampling, **changes: object) -> Job:
 def _events(job: Job, answer: Sequence[int], said: Sequence[Event] = (), now: float = 0.0) -> list[Delta]:
     """What a model that gives these tokens makes of a job, after what was said."""
     one = work_of(a_claim(job, said), 1, _BOUNDS).sequences[0]
-    events = [] if one.is_finished else [*one.begin(BYTES, now)]
+    events = [] if one.is_finished else [*one.begin(BYTES)]
     for token in answer[len(one.tokens) :]:
         if one.is_finished:
             break
@@ -87,17 +87,21 @@ def test_what_a_worker_said_before_is_kept_as_tokens_only() -> None:
     assert (work.claim.said, work.sequences[0].tokens) == ((), [*spelled("xy")])
 
 
-def test_time_goes_on_while_a_job_has_no_worker() -> None:
-    one = work_of(a_claim(a_job(max_time_s=5.0), since_s=3.0), 1, _BOUNDS).sequences[0]
-    one.begin(BYTES, 100.0)
+def test_time_that_workers_before_took_counts() -> None:
+    work = work_of(a_claim(a_job(max_time_s=5.0), since_s=3.0), 1, _BOUNDS)
+    one = work.sequences[0]
+    work.clock.start(100.0)
+    one.begin(BYTES)
 
     assert one.take(spelled("x")[0], 101.9) == (Delta("x", spelled("x")),)
     assert one.take(spelled("y")[0], 102.0)[-1].finish == "length"
 
 
 def test_time_that_is_up_ends_the_answer_as_its_length_does() -> None:
-    one = work_of(a_claim(a_job(max_time_s=5.0)), 1, _BOUNDS).sequences[0]
-    one.begin(BYTES, 100.0)
+    work = work_of(a_claim(a_job(max_time_s=5.0)), 1, _BOUNDS)
+    one = work.sequences[0]
+    work.clock.start(100.0)
+    one.begin(BYTES)
 
     early, late = one.take(spelled("x")[0], 104.9), one.take(spelled("y")[0], 105.0)
 
@@ -108,16 +112,20 @@ def test_time_that_is_up_ends_the_answer_as_its_length_does() -> None:
 def test_time_runs_for_all_choices_together() -> None:
     work = work_of(a_claim(a_job(n=2, max_time_s=5.0)), 1, _BOUNDS)
     first, second = work.sequences
-    first.begin(BYTES, 100.0)
-    second.begin(BYTES, 104.0)
+    work.clock.start(100.0)
+    first.begin(BYTES)
+    work.clock.start(104.0)
+    second.begin(BYTES)
 
     assert (work.clock.is_up(104.9), work.clock.is_up(105.0)) == (False, True)
     assert second.take(spelled("x")[0], 105.0)[-1] == Delta("", (), 1, "length", why="max_time")
 
 
 def test_a_last_token_that_comes_late_is_the_last_for_its_number() -> None:
-    one = work_of(a_claim(a_job(sampling=Sampling(1), max_time_s=5.0)), 1, _BOUNDS).sequences[0]
-    one.begin(BYTES, 100.0)
+    work = work_of(a_claim(a_job(sampling=Sampling(1), max_time_s=5.0)), 1, _BOUNDS)
+    one = work.sequences[0]
+    work.clock.start(100.0)
+    one.begin(BYTES)
 
     assert one.take(spelled("x")[0], 105.0) == (Delta("x", spelled("x")), Delta("", (), 0, "length"))
 
@@ -131,16 +139,16 @@ def test_a_choice_that_never_began_says_nothing_of_its_own(echo: tuple[Echo, ...
     sampling = Sampling(5, logprobs=0 if echo and echo[0].offsets else None)
     one = work_of(a_claim(_prompted("ab", sampling, echo=echo)), 1, _BOUNDS).sequences[0]
 
-    assert one.run_out(BYTES, 7.0) == (*said, _LATE)
+    assert one.run_out(BYTES) == (*said, _LATE)
     assert (one.is_finished, one.tokens) == (True, [])
 
 
 def test_a_parked_answer_whose_time_is_up_lets_go_of_what_it_held_back() -> None:
     one = work_of(a_claim(_prompted("a", Sampling(9, stop=("###",)))), 1, _BOUNDS).sequences[0]
-    one.begin(BYTES, 0.0)
+    one.begin(BYTES)
     one.take(spelled("#")[0], 0.0)
 
-    assert one.run_out(BYTES, 7.0) == (Delta("#", ()), _LATE)
+    assert one.run_out(BYTES) == (Delta("#", ()), _LATE)
 
 
 def test_a_token_before_the_beginning_is_an_error() -> None:
@@ -219,14 +227,14 @@ def test_text_that_the_log_lacks_is_said_before_anything_new() -> None:
 def test_a_sequence_that_comes_back_from_parking_says_nothing_twice() -> None:
     one = work_of(a_claim(_prompted("a", Sampling(9))), 1, _BOUNDS).sequences[0]
     one.enter(3, 0)
-    one.begin(BYTES, 0.0)
+    one.begin(BYTES)
     one.has_read(1)
     one.take(spelled("x")[0], 0.0)
     assert (one.unread(9), one.is_reading) == (spelled("x"), False)
 
     one.enter(2, 0)
 
-    assert one.begin(BYTES, 50.0) == ()
+    assert one.begin(BYTES) == ()
     assert (one.unread(9), one.is_reading) == (spelled("ax"), True)
     assert one.take(spelled("y")[0], 50.0) == (Delta("y", spelled("y")),)
 

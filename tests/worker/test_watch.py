@@ -8,6 +8,7 @@ import redis
 
 from common.errors import StorageError
 from common.jobs import CLASSES
+from common.ledger.keys import job as job_key
 from common.ledger.keys import room
 from common.ledger.ledger import Ledger
 from common.ledger.replies import Beat, WorkerInfo
@@ -253,6 +254,24 @@ def test_a_job_past_its_time_ends_with_the_next_beat(ledger: Ledger, raw: Any) -
         assert worker.engine.room().free == 4
         worker.finish()
     assert (state(ledger, job), events(ledger, job)[-1]) == ("expired", EXPIRED)
+
+
+def test_a_row_that_was_claimed_ahead_and_given_back_has_all_its_time(ledger: Ledger, raw: Any) -> None:
+    submitted(ledger)
+    row = submitted(ledger, cls="batch", max_time_s=30)
+    with replica(ledger, slots=1, answer=12, parked_s=0) as worker:
+        worker.claim()
+        worker.claim()
+        worker.say(2)
+        worker.heart()
+        worker.finish()
+        assert state(ledger, row) == "queued"
+        raw.hincrbyfloat(job_key("{q00}", row.id), "begun", -100)  # it waited
+
+        worker.claim()
+        worker.finish()
+
+    assert is_whole(ledger, row, 12)
 
 
 def test_a_claim_that_only_redis_remembers_goes_back(ledger: Ledger, raw: Any) -> None:

@@ -13,7 +13,7 @@ from typing import Protocol
 from common import telemetry
 from common.errors import InternalError
 from common.jobs import Delta, Done, Event, Failed, Job, Usage
-from common.ledger.replies import Claim
+from common.ledger.replies import Claim, Released
 from worker.engine import sequence as sequences
 from worker.engine.forward import Feeds, Forward, Hot, LostModelError, ShortOfMemoryError, Tokens, entering
 from worker.engine.model import Drawn, Feed, GaveWayError, Model
@@ -123,12 +123,12 @@ class Engine:
                 self._forget(job_id)
             self._changed.notify_all()
 
-    def release(self) -> tuple[tuple[str, int], ...]:
-        """Stop all jobs; the unfinished ones and their epochs, to be given back."""
+    def release(self) -> tuple[Released, ...]:
+        """Stop all jobs; the unfinished ones, to be given back."""
         with self._changed:
             return self._release(tuple(self._scheduler))
 
-    def release_parked(self, older_than_s: float) -> tuple[tuple[str, int], ...]:
+    def release_parked(self, older_than_s: float) -> tuple[Released, ...]:
         """The same for jobs that have been parked for so long."""
         with self._changed:
             return self._release(self._scheduler.parked_before(time.monotonic() - older_than_s))
@@ -193,11 +193,11 @@ class Engine:
         """Who reads what in this step; the slots that were given up are free from here on."""
         self._vacate()
         for sequence in self._scheduler.late(now):
-            self._try(sequence, partial(sequence.run_out, self._model, now), now)
+            self._try(sequence, partial(sequence.run_out, self._model), now)
         for sequence in self._scheduler.admit(self._pace.prefill_tokens, now):
             self.counters["cached_tokens"] += sequence.read
             if sequence.slot is not None:  # a mate of the same job may have failed before it
-                self._try(sequence, partial(sequence.begin, self._model, now), now)
+                self._try(sequence, partial(sequence.begin, self._model), now)
         return self._feeds(now)
 
     def _smaller(self, now: float) -> Feeds:
@@ -271,7 +271,7 @@ class Engine:
     def _try(self, sequence: sequences.Sequence, say: Callable[[], Sequence[Delta]], now: float) -> None:
         """What it says now, and what must follow."""
         try:
-            self._say(sequence, (*say(), *self._forced(sequence, now)))
+            self._say(sequence, (*say(), *self._forced(sequence, now)), now)
         except sequences.BrokenConstraintError as error:
             log.warning("a constraint broke", job=sequence.job_id, reason=str(error))
             self._fail(sequence.job_id, _BROKEN)
@@ -312,11 +312,11 @@ class Engine:
         self.counters["forced_tokens"] += forced
         return events
 
-    def _say(self, sequence: sequences.Sequence, events: Sequence[Delta]) -> None:
+    def _say(self, sequence: sequences.Sequence, events: Sequence[Delta], now: float) -> None:
         if events:
             self._spoken.setdefault(sequence.job_id, []).extend(events)
         if sequence.is_finished:
-            self._scheduler.leave(sequence)
+            self._scheduler.leave(sequence, now)
             work = self._scheduler[sequence.job_id]
             if work.is_finished:
                 self._end(work, _done(work))
@@ -336,11 +336,12 @@ class Engine:
         if job_id in self._scheduler:
             self._scheduler.remove(job_id)
 
-    def _release(self, works: Sequence[Work]) -> tuple[tuple[str, int], ...]:
+    def _release(self, works: Sequence[Work]) -> tuple[Released, ...]:
+        now = time.monotonic()
         for work in works:
             self._forget(work.claim.job.id)
         self._changed.notify_all()
-        return tuple((work.claim.job.id, work.claim.epoch) for work in works)
+        return tuple((work.claim.job.id, work.claim.epoch, work.clock.spent_s(now)) for work in works)
 
     def _tell(self) -> None:
         """Hand the outputs over; they are kept until the sink has them."""

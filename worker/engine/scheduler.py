@@ -110,9 +110,12 @@ class Scheduler:
         if not self._works:
             self._most = self._slots
 
-    def leave(self, sequence: Sequence) -> None:
+    def leave(self, sequence: Sequence, now: float) -> None:
         """A finished sequence gives its slot up."""
         self._vacate(sequence)
+        work = self._works[sequence.job_id]
+        if not any(work.running()):
+            work.clock.stop(now)
 
     def vacated(self) -> list[int]:
         """The slots given up since the last call; they may be given out again from now on."""
@@ -239,6 +242,7 @@ class Scheduler:
     def _park(self, work: Work, now: float) -> None:
         for sequence in tuple(work.running()):
             self._vacate(sequence)
+        work.clock.stop(now)
         work.parked_at = now
         self.parked += 1
 
@@ -268,6 +272,7 @@ class Scheduler:
         while not self._enter(work, sequence):
             if not self._park_one(work.cls, now):
                 return False
+        work.clock.start(now)
         return True
 
     def _enter(self, work: Work, sequence: Sequence) -> bool:

@@ -245,7 +245,7 @@ class Sequence:
             return None
         return Asked(1 if self._echo else len(self) - len(self._unscored), self._top)
 
-    def begin(self, speech: Speech, now: float) -> tuple[Delta, ...]:
+    def begin(self, speech: Speech) -> tuple[Delta, ...]:
         """Take up where the log ends, when the sequence first gets a slot; a few words if the log left some unsaid.
 
         The said tokens go through the text again, so that half characters and possible stop strings are held as they
@@ -254,7 +254,6 @@ class Sequence:
         if self._text is not None:
             return ()  # parked, and back
         self._text = Calls(speech, self._stop, self._tools) if self._tools else Text(speech.decode, self._stop)
-        self._clock.start(now)
         if self._top is not None:
             self._entries = Entries(speech.spell, self._before)
         if self._echo and self._echo.offsets is not None:
@@ -267,12 +266,12 @@ class Sequence:
             return self._ended(finish, new, (), calls=calls)
         return self._items(new, (), (), calls) if new or calls else ()
 
-    def run_out(self, speech: Speech, now: float) -> tuple[Delta, ...]:
+    def run_out(self, speech: Speech) -> tuple[Delta, ...]:
         """Its job's time is up while it has no slot: what it holds back, and the end.
 
         Where the log lacks scores of what was said, it still has to be read, and the next token ends it.
         """
-        events = self.begin(speech, now)
+        events = self.begin(speech)
         if self.is_finished or self._unscored or self._text is None:
             return events
         logprobs = self._entries.rest() if self._entries else ()
@@ -348,7 +347,7 @@ class Sequence:
             return "stop"
         if len(self.tokens) >= self._most:
             return "length"
-        return "max_time" if self._clock.is_up(now) else None
+        return "max_time" if now > -inf and self._clock.is_up(now) else None  # -inf: it was in time
 
     def _items(
         self, text: str, tokens: tuple[int, ...], logprobs: tuple[Logprob, ...], calls: tuple[Call, ...]

@@ -60,7 +60,7 @@ def work_of(claim: Claim, order: int, bounds: Bounds, row: Row | None = None) ->
     choices: list[list[Delta]] = [[] for _ in range(claim.job.choices)]
     for delta in claim.said:
         choices[delta.choice].append(delta)
-    clock = Clock(inf if claim.job.max_time_s is None else claim.job.max_time_s - claim.since_s)
+    clock = Clock(inf if claim.job.max_time_s is None else claim.job.max_time_s, claim.since_s)
     sequences = tuple(
         Sequence(claim, choice, bounds, tuple(said), clock, row and row.clone()) for choice, said in enumerate(choices)
     )
