@@ -8,7 +8,7 @@ import redis
 
 from common.ledger.bell import Bell
 from common.ledger.ledger import Ledger
-from common.ledger.replies import Ring
+from common.ledger.replies import Beat, Ring
 from tests.builders import OWNER, a_job
 from tests.common.ledger_audit import LIMITS, Hand, item, said, texts
 
@@ -315,15 +315,19 @@ def test_one_of_two_watchers_is_enough(ledger: Ledger, hand: Hand) -> None:
     assert hand.claim().job == job
 
 
+def beat_of(ledger: Ledger, front_end: str) -> Beat:
+    """Others may beat into the same server."""
+    return next(beat for beat in ledger.front_end_beats() if beat.who == front_end)
+
+
 def test_a_silent_front_end_is_forgotten_with_all_it_watched(ledger: Ledger) -> None:
     job = a_job()
     ledger.submit(job, LIMITS, "f1")
-    (beat,) = ledger.front_end_beats()
 
-    ledger.clear_front_end(beat)
+    ledger.clear_front_end(beat_of(ledger, "f1"))
     ledger.sweep(unwatched_s=0.0)
 
-    assert ledger.front_end_beats() == ()
+    assert "f1" not in [beat.who for beat in ledger.front_end_beats()]
     assert texts(ledger, job) == ["failed"]
 
 
@@ -334,7 +338,7 @@ def test_a_job_was_left_when_its_front_end_fell_silent_not_when_that_was_noticed
     ledger.watch(OWNER, shared.id, "f2")
     ledger.unwatch(shared.id, "f2")  # later than the other's last beat
     raw.zincrby("{q00}:fes", -31, "f1")
-    ledger.clear_front_end(next(beat for beat in ledger.front_end_beats() if beat.who == "f1"))
+    ledger.clear_front_end(beat_of(ledger, "f1"))
 
     ledger.sweep()
     before = [texts(ledger, one) for one in (job, shared)]
@@ -346,9 +350,9 @@ def test_a_job_was_left_when_its_front_end_fell_silent_not_when_that_was_noticed
 
 def test_a_front_end_that_beat_meanwhile_is_not_forgotten(ledger: Ledger, raw: Any) -> None:
     raw.zadd("{q00}:fes", {"f1": 1.5})
-    (beat,) = ledger.front_end_beats()
+    beat = beat_of(ledger, "f1")
     ledger.beat_front_end("f1")
 
     ledger.clear_front_end(beat)
 
-    assert [one.who for one in ledger.front_end_beats()] == ["f1"]
+    assert beat_of(ledger, "f1") != beat
