@@ -3,7 +3,6 @@
 A socket that its client has closed, or half closed, counts. What we close ourselves is forgotten first.
 """
 
-import contextlib
 import select
 import threading
 import time
@@ -54,23 +53,40 @@ class Sweeper:
             self._poll.register(fileno, select.POLLRDHUP)
 
     def forget(self, feed: Feed) -> None:
-        """Its connection is no longer of interest; must come before the connection is closed."""
+        """Its connection is no longer of interest; must come before the connection is closed.
+
+        Where a drain sent its client away, the job waits for that one, whoever else had hung up before.
+        """
         with self._lock:
             if feed in self._filenos:
                 self._drop(self._filenos[feed])
+            if feed.is_draining:
+                self._due = {due: at for due, at in self._due.items() if due.job.id != feed.job.id}
 
     def lost(self, feed: Feed) -> None:
         """The client has gone; its job is cancelled after its grace, if it is one of those and nobody else reads it.
 
         Whom a drain sends away is to come back: the job waits for that as long as any without a reader.
         """
-        if feed.orphan and not feed.is_gone:
-            with contextlib.suppress(StorageError):  # then the same request is another job
-                self._ledger.orphan(feed.job, feed.orphan)
-        feed.hang_up()
+        is_new = not feed.is_gone
+        feed.hang_up()  # its reader need not wait for the storage
+        if is_new and feed.orphan and not self._is_away(feed):
+            self._orphan(feed)
         if feed.job.on_disconnect == "cancel" and not (feed.is_over or feed.is_draining):
             with self._lock:
                 self._due.setdefault(feed, time.monotonic() + feed.job.grace_s)
+
+    def _is_away(self, feed: Feed) -> bool:
+        """Whether its partition is not to be waited for: the others' clients would wait too. A beat finds it again."""
+        return self._ledger.partitions[partition_of(feed.job)].is_away
+
+    def _orphan(self, feed: Feed) -> None:
+        try:
+            self._ledger.orphan(feed.job, feed.orphan)
+        except StorageError:
+            log.debug("orphan not named")  # the same request is another job
+        except Exception:  # whoever else hung up is next
+            log.exception("orphan not named", job=feed.job.id)
 
     def _run(self) -> None:
         while not self._stopping.wait(_SWEEP_S):
@@ -97,17 +113,19 @@ class Sweeper:
         with self._lock:
             due = [feed for feed, at in self._due.items() if at <= now]
             left = Counter(feed.job.id for feed in self._due)
-        away: set[int] = set()  # partitions: the next sweep tries again
+        unwilling: set[int] = set()  # partitions: the next sweep tries again
         for feed in due:
-            if partition_of(feed.job) in away:
+            if feed not in self._due or partition_of(feed.job) in unwilling or self._is_away(feed):
                 continue
             is_read = left[feed.job.id] > 1 or self._hub.has_others(feed)  # who left after it has a grace of its own
             try:
                 if not feed.is_over:
                     self._ledger.leave(feed.job, self._hub.front_end, feed.asker, is_read=is_read)
             except StorageError:
-                away.add(partition_of(feed.job))
+                unwilling.add(partition_of(feed.job))
                 continue
+            except Exception:  # it would fail for ever: the job ends as any that nobody reads
+                log.exception("job not cancelled", job=feed.job.id)
             left[feed.job.id] -= 1
             with self._lock:
-                del self._due[feed]
+                self._due.pop(feed, None)

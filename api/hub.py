@@ -44,6 +44,11 @@ class Listener(Protocol):
         """This process is about to end."""
 
 
+def boot_s() -> float:
+    """Seconds since some start; where the machine counts them, also those for which it was suspended."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
 def partition_of(job: Job) -> int:
     """Where it lives, as its id says."""
     return int(job.id[-2:], 16)
@@ -52,7 +57,7 @@ def partition_of(job: Job) -> int:
 class Hub:
     """All streams of this process, and the lines on which their items come in."""
 
-    def __init__(self, ledger: Ledger, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, ledger: Ledger, clock: Callable[[], float] = boot_s) -> None:
         """Lines are opened by ``start``. ``clock``: of the beats."""
         self.front_end = secrets.token_hex(8)
         self._ledger, self._now = ledger, clock
@@ -126,9 +131,11 @@ class Hub:
 
     def unwatch(self, job_id: str) -> None:
         """Its last listener here has gone. Raises StorageError."""
-        self._ledger.unwatch(job_id, self.front_end)
-        for listener in self._listeners.get(job_id, ()):  # its WATCH may have come first
-            listener.renew()
+        try:
+            self._ledger.unwatch(job_id, self.front_end)
+        finally:  # also where only the reply was lost
+            for listener in self._listeners.get(job_id, ()):  # its WATCH may have come first
+                listener.renew()
 
     def leave_unheard(self) -> None:
         """Unwatch what rings here for nobody: its request failed although it had arrived, or UNWATCH never did."""

@@ -50,6 +50,12 @@ def asker_of(ledger: Ledger, job: Job) -> bytes | None:
     return found
 
 
+def state_of(ledger: Ledger, job: Job) -> str:
+    watched = ledger.read(job.owner, job.id)
+    assert watched is not None
+    return watched.state
+
+
 @pytest.mark.parametrize("is_elsewhere", [False, True])
 def test_whoever_of_two_equal_requests_goes_last_frees_the_place(
     front: FrontEnd, redis_url: str, tmp_path: Path, hand: Hand, *, is_elsewhere: bool
@@ -80,9 +86,7 @@ def test_who_leaves_after_another_has_a_grace_of_its_own(
     sweeper.lost(second)
     until(lambda: asker_of(ledger, first.job) == b"")
 
-    watched = ledger.read(first.job.owner, first.job.id)
-    assert watched is not None
-    assert watched.state == "queued"
+    assert state_of(ledger, first.job) == "queued"
     second.close()
 
 
@@ -94,7 +98,9 @@ def test_a_drain_cancels_no_stream(serve: Serve, hand: Hand) -> None:
             front.process.terminate()
             told = b""
             while b"server_draining" not in told:
-                told += asking.recv(65536)
+                more = asking.recv(65536)
+                assert more, told
+                told += more
             assert never(lambda: cancelled(hand, job.id), for_s=1.5)
             assert front.process.poll() is None
     assert hand.text(job, "a").cancelled == ()
@@ -135,6 +141,26 @@ def test_an_sdk_that_a_drain_sent_away_finds_its_answer_elsewhere(front: FrontEn
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "server_draining")
     assert answer.headers["x-job-id"] == f"job_{job.id}"
     assert answer.json()["choices"][0]["message"]["content"] == "kept"
+
+
+def test_a_job_whose_reader_a_drain_sent_away_is_not_cancelled_for_another_that_had_left(
+    ledger: Ledger, hub: Hub, opened: Callable[[Job], Feed]
+) -> None:
+    first, other = opened(a_job(reply=STREAMED, grace_s=0.0)), opened(a_job(grace_s=0.0))
+    reader = Feed(hub, ledger, first.job)
+    reader.open()
+    sweeper = Sweeper(ledger, hub)
+    for feed in (first, other):
+        sweeper.lost(feed)
+
+    reader.drain()
+    sweeper.forget(reader)
+    reader.close()
+    sweeper.start()
+
+    until(lambda: state_of(ledger, other.job) == "cancelled")
+    sweeper.close()
+    assert state_of(ledger, first.job) == "queued"
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from api.feed import Feed
 from api.hangup import Sweeper
 from api.hub import Hub
 from common.jobs import Entry, Job, new_id
+from common.ledger import keys
 from common.ledger.ledger import Ledger
 from common.ledger.replies import KnownJobError, Once
 from common.settings import Limits, Settings
@@ -19,6 +20,7 @@ from tests.api.conftest import submitter
 from tests.api.hand import Hand
 from tests.api.test_feed import shown
 from tests.builders import a_job
+from tests.common.lossy import lossy
 from tests.waiting import until
 
 ONCE = Once("a" * 32, "b" * 64)
@@ -165,14 +167,9 @@ class Slow(Ledger):
         super().unwatch(job_id, front_end)
 
 
-@pytest.fixture
-def slow(redis_url: str) -> Iterator[Slow]:
-    with closing(Slow(redis_url)) as slow:
-        yield slow
-
-
-def test_who_comes_back_while_its_last_stream_leaves_is_not_deaf(slow: Slow, hand: Hand) -> None:
-    with closing(Hub(slow)) as hub:
+@pytest.mark.parametrize("losses", [0, 3])  # of replies; each call is tried three times
+def test_who_comes_back_while_its_last_stream_leaves_is_not_deaf(redis_url: str, hand: Hand, losses: int) -> None:
+    with lossy(redis_url) as line, closing(Slow(line.url)) as slow, closing(Hub(slow)) as hub:
         hub.start()
         hub.wait_heard(0, 5)
         gone = Feed(hub, slow, a_job(), submit=submitter(slow, hub))
@@ -183,6 +180,7 @@ def test_who_comes_back_while_its_last_stream_leaves_is_not_deaf(slow: Slow, han
         def come_back() -> None:
             back.open()
             back.read(0.05)
+            line.losses = losses
 
         slow.meanwhile = come_back
         gone.close()
@@ -194,6 +192,12 @@ def test_who_comes_back_while_its_last_stream_leaves_is_not_deaf(slow: Slow, han
 
 
 # several partitions ---------------------------------------------------------------------------------------------------
+def is_cancelled(ledger: Ledger, job: Job) -> bool:
+    watched = ledger.read(job.owner, job.id)
+    assert watched is not None
+    return watched.state == "cancelled"
+
+
 def test_a_dead_partition_does_not_stop_the_cancels_of_the_others(redis_url: str) -> None:
     with closing(Ledger((f"redis://127.0.0.1:{free_port()}/0", redis_url))) as half:
         hub = Hub(half)  # which nobody starts
@@ -204,10 +208,33 @@ def test_a_dead_partition_does_not_stop_the_cancels_of_the_others(redis_url: str
             sweeper.lost(Feed(hub, half, job))
         sweeper.start()
 
-        def state() -> str:
-            watched = half.read(jobs[1].owner, jobs[1].id)
-            assert watched is not None
-            return watched.state
-
-        until(lambda: state() == "cancelled")
+        until(lambda: is_cancelled(half, jobs[1]))
         sweeper.close()
+
+
+def test_a_partition_that_is_away_is_left_alone_until_a_beat_finds_it(redis_url: str) -> None:
+    with (
+        lossy(redis_url) as line,
+        closing(Ledger((line.url, redis_url))) as ledger,
+        closing(Ledger((redis_url, redis_url))) as straight,
+    ):
+        hub = Hub(ledger)  # which nobody starts
+        jobs = [a_job(id=new_id(number), grace_s=0.0) for number in (0, 1)]
+        sweeper = Sweeper(ledger, hub)
+        line.losses = 3  # one call is tried that often
+        hub.beat()
+        for job in jobs:
+            straight.submit(job, Limits(), hub.front_end)
+            feed = Feed(hub, ledger, job)
+            feed.orphan = "a" * 64
+            sweeper.lost(feed)
+        sweeper.start()
+
+        until(lambda: is_cancelled(straight, jobs[1]))
+        before = is_cancelled(straight, jobs[0])
+        named = [part.redis.exists(keys.orphan(part.tag, "a" * 64)) for part in straight.partitions]
+        hub.beat()
+
+        until(lambda: is_cancelled(straight, jobs[0]))
+        sweeper.close()
+        assert (before, named) == (False, [0, 1])
