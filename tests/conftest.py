@@ -50,6 +50,13 @@ def redis_url(server_url: str) -> Iterator[str]:
 
 
 @pytest.fixture
+def raw(redis_url: str) -> Iterator[Any]:
+    """Redis itself, behind the ledger's back."""
+    with redis.Redis.from_url(redis_url, decode_responses=True) as client:
+        yield client
+
+
+@pytest.fixture
 def ledger(redis_url: str) -> Iterator[Ledger]:
     """The ledger of one partition."""
     ledger = Ledger((redis_url,))

@@ -47,8 +47,9 @@ def key_of(kind: str) -> str:
     return "" if key is None else named(g.who.owner, f"{kind} {key}")
 
 
-def once(kind: str, told: bytes) -> Once:
-    """By what this request, which says so much behind its path, would be known again. Raises InvalidRequestError."""
+def once(kind: str, told: bytes | None = None) -> Once:
+    """By what this request would be known again: its path, and ``told`` or its body. Raises InvalidRequestError."""
+    told = body.required(state().settings.limits.body_s) if told is None else told
     return Once(key_of(kind), sha256(request.path.encode() + b"\0" + told).hexdigest())
 
 

@@ -5,7 +5,6 @@ from typing import Any
 
 from flask import Blueprint, Response, g, request
 
-from api import body
 from api.errors import json_response
 from api.openapi import reads, takes
 from api.state import state
@@ -36,14 +35,14 @@ _TIMES = {
 @takes(headers=(KEY,))
 def create() -> Response:
     """A file of requests in, one answer to each out."""
-    parts, limits = state(), state().settings.limits
+    parts = state()
     parts.refuse_if_unable()
     ask = asked(BatchRequest)
-    known_by = once("batch", body.required(limits.body_s))
+    known_by = once("batch")
     stands = parts.batches.known(g.who.owner, known_by)  # its file may have gone by now, or its window have closed
     if stands is None:
         batch = _new(ask)
-        stands = parts.batches.put(batch, limits.batches, known_by)
+        stands = parts.batches.put(batch, parts.settings.limits.batches, known_by)
         if stands == batch.id:
             return naming_ignored(json_response(_told(batch)), ask)
     return replayed(naming_ignored(json_response(_told(_batch(PREFIX + stands))), ask))

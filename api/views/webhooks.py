@@ -6,7 +6,6 @@ from typing import Any
 
 from flask import Blueprint, Response, g, request
 
-from api import body
 from api.errors import json_response
 from api.openapi import reads, takes
 from api.state import state
@@ -34,14 +33,14 @@ def event_types() -> Response:
 @takes(headers=(KEY,))
 def create() -> Response:
     """A URL that is told of ends from now on; its secret is shown this once."""
-    parts, limits, owner = state(), state().settings.limits, g.who.owner
+    parts, owner = state(), g.who.owner
     parts.refuse_if_unable()
     ask = asked(WebhookRequest)
     _check(ask.url)
     now = time.time()
     told = (ask.name, ask.url, ask.event_types, new_secret(), now, now)
     webhook = Webhook(new_id(parts.ledger.partition(owner)), owner, *told)
-    stands = parts.webhooks.put(webhook, limits.webhooks, once("webhook", body.required(limits.body_s)))
+    stands = parts.webhooks.put(webhook, parts.settings.limits.webhooks, once("webhook"))
     if stands == webhook.id:
         return naming_ignored(json_response(_with_secret(webhook)), ask)
     return replayed(naming_ignored(json_response(_with_secret(_webhook(PREFIX + stands))), ask))

@@ -10,7 +10,6 @@ from contextlib import ExitStack, closing
 from typing import Any
 
 import pytest
-import redis
 
 from api.feed import Feed
 from api.hangup import Sweeper
@@ -22,13 +21,6 @@ from common.ledger.replies import Beat
 from tests.api.hand import Hand
 from tests.builders import a_job
 from tests.waiting import PATIENCE_S, until
-
-
-@pytest.fixture
-def raw(redis_url: str) -> Iterator[Any]:
-    """Redis itself, behind the ledger's back."""
-    with redis.Redis.from_url(redis_url) as client:
-        yield client
 
 
 class Sleeper(Hub):

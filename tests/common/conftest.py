@@ -1,8 +1,6 @@
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
-import redis
 
 from common.ledger.ledger import Ledger
 from tests.common.ledger_audit import Hand, audit
@@ -21,10 +19,3 @@ def ledger(redis_url: str) -> Iterator[Ledger]:
 def hand(ledger: Ledger) -> Hand:
     """A worker."""
     return Hand(ledger)
-
-
-@pytest.fixture
-def raw(redis_url: str) -> Iterator[Any]:
-    """Redis itself, behind the ledger's back."""
-    with redis.Redis.from_url(redis_url, decode_responses=True) as client:
-        yield client

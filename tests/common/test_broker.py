@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import redis
 
 from common import broker
 from common.broker import Tickets
@@ -36,13 +35,6 @@ def away(settings: Settings) -> Iterator[Tickets]:
     tickets = Tickets(settings.model_copy(update={"broker_url": f"redis://127.0.0.1:{free_port()}/0"}))
     yield tickets
     tickets.close()
-
-
-@pytest.fixture
-def raw(redis_url: str) -> Iterator[Any]:
-    """The broker itself."""
-    with redis.Redis.from_url(redis_url, decode_responses=True) as client:
-        yield client
 
 
 def test_a_ticket_is_json_and_says_only_whom_it_wakes(tickets: Tickets, raw: Any) -> None:

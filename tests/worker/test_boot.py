@@ -7,7 +7,6 @@ from typing import Any
 
 import psutil
 import pytest
-import redis
 
 from common.jobs import Job
 from common.ledger.ledger import Ledger
@@ -19,13 +18,6 @@ from worker.hot import HotFile
 
 SLOW = "counting:?step_ms=20&answer=30"  # 1.6 s
 LONG = "counting:?step_ms=20&answer=2000"
-
-
-@pytest.fixture
-def raw(redis_url: str) -> Iterator[Any]:
-    """Redis itself, behind the ledger's back; at the end its keys must agree."""
-    with redis.Redis.from_url(redis_url, decode_responses=True) as client:
-        yield client
 
 
 @pytest.fixture

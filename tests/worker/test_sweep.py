@@ -2,7 +2,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import redis
 
 from common import broker
 from common.broker import Tickets
@@ -25,13 +24,6 @@ def tickets(settings: Settings) -> Iterator[Tickets]:
     tickets = Tickets(settings)
     yield tickets
     tickets.close()
-
-
-@pytest.fixture
-def raw(redis_url: str) -> Iterator[Any]:
-    """Redis itself, behind the ledger's back."""
-    with redis.Redis.from_url(redis_url, decode_responses=True) as client:
-        yield client
 
 
 @pytest.fixture

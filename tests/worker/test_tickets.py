@@ -3,7 +3,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-import redis
 from kombu import Connection
 
 from common import broker
@@ -31,13 +30,6 @@ def tickets(settings: Settings) -> Iterator[Tickets]:
     tickets = Tickets(settings)
     yield tickets
     tickets.close()
-
-
-@pytest.fixture
-def raw(redis_url: str) -> Iterator[Any]:
-    """Redis itself."""
-    with redis.Redis.from_url(redis_url, decode_responses=True) as client:
-        yield client
 
 
 @contextmanager

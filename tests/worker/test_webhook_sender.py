@@ -3,13 +3,11 @@
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import openai
 import pytest
-import redis
 
 from common.door.fetch import Fetcher
 from common.jobs import new_id
@@ -29,12 +27,6 @@ PUBLIC, PRIVATE = "93.184.216.34", "169.254.169.254"
 @pytest.fixture
 def webhooks(ledger: Ledger) -> Webhooks:
     return Webhooks(ledger)
-
-
-@pytest.fixture
-def raw(redis_url: str) -> Iterator[Any]:
-    with redis.Redis.from_url(redis_url, decode_responses=True) as client:
-        yield client
 
 
 def hooked(webhooks: Webhooks, it: Peer | None = None, **changes: Any) -> Webhook:
