@@ -89,7 +89,6 @@ def replay(job_id: str) -> Response:
         state().submit(job, known_by, is_heard=False)
     except KnownJobError as known:
         stands = known.job_id
-    g.job_id = stands
     answer = json_response(_told(_record(f"job_{stands}")), 201)
     return answer if stands == job.id else replayed(answer)
 
@@ -123,6 +122,7 @@ def _record(public: str) -> Record:
         if ledger.was_owned(g.who.owner, job_id):
             raise ExpiredError("This job is not kept any more.")
         raise NotFoundError("No job has this id.")
+    g.job_id = job_id
     return record
 
 

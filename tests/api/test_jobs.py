@@ -46,6 +46,17 @@ def blocks(raw: str) -> list[str]:
     return [part for part in parts if part]
 
 
+def test_every_answer_names_its_job(front: FrontEnd, hand: Hand) -> None:
+    job = ask(front, hand)
+    hand.end(job)
+
+    answers = [call(front, f"/jobs/job_{job.id}{path}", method) for path, method in (("", "GET"), ("/cancel", "POST"))]
+    again = call(front, f"/jobs/job_{job.id}/replay", "POST")
+
+    assert [answer.headers["x-job-id"] for answer in answers] == [f"job_{job.id}"] * 2
+    assert again.headers["x-job-id"] == again.json()["id"] != f"job_{job.id}"
+
+
 def test_a_stream_goes_on_behind_any_of_its_events(front: FrontEnd, hand: Hand) -> None:
     job = ask(front, hand)
     hand.end(job, "a", "b", "c")
